@@ -1,0 +1,68 @@
+"""Shapes of the small transformers, and the committed table of what is shipped."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from mhmoe.layers import MoEConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A pre-norm transformer whose every FFN is dense, or an MoE layer.
+
+    kind        "text" (causal decoder) or "image" (encoder of patches)
+    context     tokens at most; for images the number of patches
+    vocabulary  token ids; for images the raw values of a patch (side * side * 3)
+    d_ff        inner width of the dense FFN; unused when ``moe`` is set
+    patch       patch side in pixels, images only
+    """
+
+    kind: str
+    d_model: int
+    blocks: int
+    attention_heads: int
+    vocabulary: int
+    context: int
+    d_ff: int = 0
+    moe: MoEConfig | None = None
+    patch: int = 0
+
+    @property
+    def router(self) -> str:
+        return self.moe.router if self.moe else "none"
+
+    @property
+    def heads(self) -> int:
+        return self.moe.heads if self.moe else 1
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of an image."""
+        return int(self.context**0.5)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> ModelConfig:
+        moe = data.get("moe")
+        return cls(**{**data, "moe": MoEConfig(**moe) if moe else None})
+
+
+_SPARSE = MoEConfig(d_model=128, d_ff=512, experts=8, top_k=2, activation="relu")
+_TEXT = dict(kind="text", d_model=128, blocks=4, attention_heads=4, vocabulary=6144, context=128)
+_IMAGE = dict(kind="image", d_model=128, blocks=4, attention_heads=4, vocabulary=192, context=256,
+              patch=8)
+
+#: Every shipped model. The sparse pair of a family differs in one thing, the heads; its MH-MoE
+#: has the same E, K and (to 0.1 %) the same parameters. The dense model's FFN is as wide as the
+#: K experts that one token of the SMoE visits: equal *active* parameters.
+SHIPPED: dict[str, ModelConfig] = {
+    "text-dense": ModelConfig(**_TEXT, d_ff=1024),
+    "text-smoe": ModelConfig(**_TEXT, moe=_SPARSE),
+    "text-mhmoe": ModelConfig(**_TEXT, moe=_SPARSE.matched(4)),
+    "image-dense": ModelConfig(**_IMAGE, d_ff=1024),
+    "image-smoe": ModelConfig(**_IMAGE, moe=_SPARSE),
+    "image-mhmoe": ModelConfig(**_IMAGE, moe=_SPARSE.matched(4)),
+}

@@ -1,0 +1,140 @@
+"""The two small transformers: a causal text decoder and an encoder of image patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mhmoe.layers import TRAINED, DenseFFN, MoELayer, Routing, WhatIf
+from mhmoe.models.config import ModelConfig
+
+
+@dataclass
+class Run:
+    """What one forward pass leaves: predictions, and for each MoE block its decisions.
+
+    output   [B, T, V] logits (text) or [B, T, patch values] (image)
+    routing  per MoE block; vectors likewise, kept only when asked for
+    """
+
+    output: Tensor
+    routing: list[Routing] = field(default_factory=list)
+    vectors: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; its heads have nothing to do with MH-MoE's."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads, self.causal = config.attention_heads, config.kind == "text"
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        B, T, D = x_BTD.shape
+        q, k, v = self.qkv(x_BTD).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return self.out(y.transpose(1, 2).reshape(B, T, D))
+
+
+class Block(nn.Module):
+    """x + attention(norm x), then x + ffn(norm x): the residual carries what the FFN drops."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.d_model)
+        self.attention = Attention(config)
+        self.ffn_norm = nn.RMSNorm(config.d_model)
+        self.ffn = MoELayer(config.moe) if config.moe else DenseFFN(
+            config.d_model, config.d_ff, "relu")
+
+
+class Transformer(nn.Module):
+    """Embedding, blocks, output. Text ties its output to the token embedding."""
+
+    def __init__(self, config: ModelConfig, seed: int = 0):
+        super().__init__()
+        self.config = config
+        D = config.d_model
+        if config.kind == "text":
+            self.embed = nn.Embedding(config.vocabulary, D)
+        else:
+            self.embed = nn.Linear(config.vocabulary, D)
+            self.mask_token = nn.Parameter(torch.empty(D))
+            self.output = nn.Linear(D, config.vocabulary)
+        self.position = nn.Parameter(torch.empty(config.context, D))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.norm = nn.RMSNorm(D)
+        self.reset(torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Every weight from one generator, so that a seed is a model."""
+        scale = (2 * self.config.blocks) ** -0.5  # residual branches: GPT-2's rule
+        for name, p in self.named_parameters():
+            if p.dim() == 1:
+                p.fill_(0.0 if name.endswith("bias") or name == "mask_token" else 1.0)
+            else:
+                p.normal_(0, 0.02 if "embed" in name or "position" in name
+                          else p.shape[-1] ** -0.5, generator=generator)
+        for block in self.blocks:
+            block.attention.out.weight.mul_(scale)
+            if isinstance(block.ffn, MoELayer):
+                block.ffn.reset(generator)
+                block.ffn.experts.w_out.mul_(scale)
+            else:
+                block.ffn.w_in.normal_(0, self.config.d_model**-0.5, generator=generator)
+                block.ffn.w_out.normal_(0, scale * self.config.d_ff**-0.5, generator=generator)
+
+    def forward(self, inputs: Tensor, *, masked: Tensor | None = None,
+                what_if: WhatIf = TRAINED, with_places: bool = False,
+                with_vectors: bool = False) -> Run:
+        """inputs: token ids [B, T], or patches [B, T, values] with ``masked`` [B, T] bool."""
+        x = self.embed(inputs)
+        if masked is not None:
+            x = torch.where(masked[..., None], self.mask_token.to(x.dtype), x)
+        x = x + self.position[:x.shape[1]]
+        run = Run(x)
+        for block in self.blocks:
+            x = x + block.attention(block.attention_norm(x))
+            if self.config.moe is None:
+                x = x + block.ffn(block.ffn_norm(x))
+                continue
+            y, routing, vectors = block.ffn.run(block.ffn_norm(x), what_if=what_if,
+                                                with_places=with_places)
+            x = x + y
+            run.routing.append(routing)
+            if with_vectors:
+                run.vectors.append(vectors)
+        x = self.norm(x)
+        run.output = x @ self.embed.weight.T if self.config.kind == "text" else self.output(x)
+        return run
+
+    @property
+    def moe_layers(self) -> list[tuple[int, MoELayer]]:
+        """(block index, layer) of every MoE layer."""
+        return [(i, b.ffn) for i, b in enumerate(self.blocks) if isinstance(b.ffn, MoELayer)]
+
+    def counts(self) -> dict[str, int]:
+        """params_total, params_active (what one sub-token's pass touches) and macs_per_token.
+
+        MACs: all matrix products of one token, attention at full context; the token embedding
+        is a lookup and costs none, the tied output product does.
+        """
+        c = self.config
+        total = sum(p.numel() for p in self.parameters())
+        active = total
+        D, T = c.d_model, c.context
+        macs = c.blocks * (4 * D * D + 2 * T * D) + c.vocabulary * D
+        if c.kind == "image":
+            macs += c.vocabulary * D
+        if c.moe is None:
+            macs += c.blocks * 2 * D * c.d_ff
+        else:
+            macs += c.blocks * c.moe.macs_per_token
+            active -= c.blocks * (c.moe.parameters - c.moe.active_parameters)
+        return {"params_total": total, "params_active": active, "macs_per_token": macs}

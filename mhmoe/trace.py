@@ -1,0 +1,335 @@
+"""The routing trace: everything one forward pass decided, as frozen numpy arrays.
+
+Every figure, caption, download, command-line answer and test of this project reads a
+:class:`RoutingTrace`. Models fill it; nothing that draws ever computes routing again.
+
+Axis letters, used everywhere in the package:
+
+    T tokens (or patches)        E experts
+    D model width                K choices per sub-token (the largest count of the layer)
+    H heads (slices per token)   P slots per expert (Soft MoE)
+    S = T * H sub-tokens         C capacity, places per expert and sequence
+
+Row ``s`` of a layer is sub-token ``s % H`` of token ``s // H``.
+
+This module imports numpy, and safetensors' numpy flavour for the file format; it knows
+neither torch nor Streamlit, so that any program can fill or read a trace.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load, save_file
+
+SCHEMA = 1
+
+TOKEN_CHOICE, EXPERT_CHOICE, SOFT = "token-choice", "expert-choice", "soft"
+ASSIGNMENTS = (TOKEN_CHOICE, EXPERT_CHOICE, SOFT)
+
+#: The gate conventions of the literature: which numbers weigh the chosen experts.
+GATES = {
+    "topk-softmax": "keep the k largest scores, softmax over these (Shazeer 2017, Mixtral)",
+    "softmax-topk": "softmax over all experts, keep the k largest (Switch, V-MoE, MH-MoE)",
+    "renormalised": "softmax over all, keep the k largest, divide by their sum (GShard)",
+}
+
+
+class TraceError(ValueError):
+    """A trace that contradicts itself, or a file that is not a trace."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Which model made the trace: a shipped model's name and checkpoint hash, or a folder."""
+
+    name: str
+    sha256: str = ""
+    folder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """One token: its text, its UTF-8 byte span [start, end) in the input, its word's index."""
+
+    text: str
+    span: tuple[int, int]
+    word: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextInput:
+    """The text as the model saw it. ``words`` are UTF-8 byte spans; tokens point into them."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    words: tuple[tuple[int, int], ...]
+    kind: str = "text"
+
+    @property
+    def count(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInput:
+    """The patch grid. ``patch`` is a patch's side in model pixels; ``crop`` is the square
+    (left, top, right, bottom) of the upright original, in its own pixels, that was used."""
+
+    grid: tuple[int, int]
+    patch: int
+    crop: tuple[int, int, int, int]
+    kind: str = "image"
+
+    @property
+    def count(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTrace:
+    """What one MoE layer decided.
+
+    logits, probs  [S, E]   scores and their softmax (for Soft MoE [S, E*P] scores)
+    expert         [S, K]   chosen experts, best first, padded with -1
+    gate           [S, K]   the weight each choice really got before any drop, padded with 0
+    slot           [S, K]   place in the expert's buffer, -1 where there is none
+    kept           [S, K]   False where the expert was full, or for padding
+    dispatch, combine [S, E*P]   Soft MoE only; then expert/gate/slot/kept are None
+    demand         [E]      choices before capacity
+    load           [E]      choices kept
+    importance     [E]      sum over sub-tokens of the gates
+    losses                  this layer's losses by name, unweighted
+    shared                  indices of experts that every sub-token visits besides the routed ones
+    vectors                 optional activations for the stage; not part of a saved trace
+    """
+
+    layer: int
+    router: str
+    assignment: str = TOKEN_CHOICE
+    experts: int
+    top_k: int
+    heads: int
+    gate_convention: str = "softmax-topk"
+    capacity: int | None
+    logits: np.ndarray
+    probs: np.ndarray
+    expert: np.ndarray | None = None
+    gate: np.ndarray | None = None
+    slot: np.ndarray | None = None
+    kept: np.ndarray | None = None
+    dispatch: np.ndarray | None = None
+    combine: np.ndarray | None = None
+    demand: np.ndarray
+    load: np.ndarray
+    importance: np.ndarray
+    losses: dict[str, float] = field(default_factory=dict)
+    shared: tuple[int, ...] = ()
+    vectors: dict[str, np.ndarray] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def sub_tokens(self) -> int:
+        return self.logits.shape[0]
+
+    @property
+    def dropped(self) -> np.ndarray:
+        """[E] choices turned away."""
+        return self.demand - self.load
+
+    @property
+    def dropped_share(self) -> float:
+        """Share of all choices that were turned away, 0..1."""
+        total = float(self.demand.sum())
+        return float(self.dropped.sum()) / total if total else 0.0
+
+
+ARRAYS = ("logits", "probs", "expert", "gate", "slot", "kept", "dispatch", "combine",
+          "demand", "load", "importance")
+SCALARS = ("layer", "router", "assignment", "experts", "top_k", "heads", "gate_convention",
+           "capacity", "losses", "shared")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingTrace:
+    """One input through one model. ``layers`` is empty for a dense model.
+
+    nats  [T]  cross-entropy of each token given those before it; NaN where there is none
+               (the first token, and every patch of an image)
+    """
+
+    source: Source
+    input: TextInput | ImageInput
+    heads: int
+    layers: tuple[LayerTrace, ...]
+    nats: np.ndarray | None = None
+    schema: int = SCHEMA
+
+    def __post_init__(self):
+        check(self)
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Mean code length of the predicted tokens, per UTF-8 byte they cover."""
+        if self.nats is None or self.input.kind != "text" or len(self.nats) < 2:
+            return None
+        size = sum(t.span[1] - t.span[0] for t in self.input.tokens[1:])
+        return float(np.nansum(self.nats)) / np.log(2) / size if size else None
+
+    def to_dict(self) -> dict:
+        """The JSON form; the same names as the fields, arrays as nested lists."""
+        layers = [
+            {name: _plain(getattr(layer, name)) for name in SCALARS + ARRAYS
+             if getattr(layer, name) is not None or name == "capacity"}
+            for layer in self.layers
+        ]
+        return {
+            "schema": self.schema,
+            "model": {"name": self.source.name, "sha256": self.source.sha256,
+                      "folder": self.source.folder},
+            "input": _input_dict(self.input),
+            "heads": self.heads,
+            "nats": None if self.nats is None else [None if np.isnan(v) else float(v)
+                                                    for v in self.nats],
+            "layers": layers,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file: arrays as tensors, the rest as JSON in its header."""
+        arrays = {f"layers.{i}.{name}": np.ascontiguousarray(getattr(layer, name))
+                  for i, layer in enumerate(self.layers) for name in ARRAYS
+                  if getattr(layer, name) is not None}
+        if self.nats is not None:
+            arrays["nats"] = self.nats
+        meta = self.to_dict() | {"nats": None}
+        meta["layers"] = [{name: layer[name] for name in SCALARS} for layer in meta["layers"]]
+        save_file(arrays, str(path), metadata={"mhmoe.trace": json.dumps(meta)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> RoutingTrace:
+        """Read what :meth:`save` wrote; raises TraceError with the reason otherwise."""
+        raw = Path(path).read_bytes()
+        try:
+            arrays = load(raw)
+            size = int.from_bytes(raw[:8], "little")
+            meta = json.loads(json.loads(raw[8:8 + size])["__metadata__"]["mhmoe.trace"])
+        except Exception as error:
+            raise TraceError(f"{path} is not a trace file written by this program: {error}") from None
+        if meta["schema"] != SCHEMA:
+            raise TraceError(f"{path} has trace schema {meta['schema']}; this program reads {SCHEMA}.")
+        layers = tuple(
+            LayerTrace(**(scalars | {"shared": tuple(scalars["shared"])}),
+                       **{name: arrays[key] for name in ARRAYS
+                          if (key := f"layers.{i}.{name}") in arrays})
+            for i, scalars in enumerate(meta["layers"])
+        )
+        return cls(source=Source(**meta["model"]), input=_input_from(meta["input"]),
+                   heads=meta["heads"], layers=layers, nats=arrays.get("nats"))
+
+
+def _plain(value):
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _input_dict(source: TextInput | ImageInput) -> dict:
+    if isinstance(source, ImageInput):
+        return {"kind": "image", "grid": list(source.grid), "patch": source.patch,
+                "crop": list(source.crop)}
+    return {"kind": "text", "text": source.text,
+            "tokens": [{"text": t.text, "span": list(t.span), "word": t.word}
+                       for t in source.tokens],
+            "words": [list(w) for w in source.words]}
+
+
+def _input_from(data: dict) -> TextInput | ImageInput:
+    if data["kind"] == "image":
+        return ImageInput(grid=tuple(data["grid"]), patch=data["patch"], crop=tuple(data["crop"]))
+    return TextInput(text=data["text"], words=tuple(tuple(w) for w in data["words"]),
+                     tokens=tuple(Token(text=t["text"], span=tuple(t["span"]), word=t["word"])
+                                  for t in data["tokens"]))
+
+
+# ---------------------------------------------------------------------------- invariants
+
+def check(trace: RoutingTrace) -> None:
+    """Raise TraceError with the numbers if the trace contradicts itself."""
+    for layer in trace.layers:
+        _require(layer.heads in (1, trace.heads),
+                 f"layer {layer.layer} has {layer.heads} heads, the trace {trace.heads}")
+        _require(layer.sub_tokens == trace.input.count * layer.heads,
+                 f"layer {layer.layer} has {layer.sub_tokens} sub-tokens, not "
+                 f"{trace.input.count} tokens x {layer.heads} heads")
+        check_layer(layer)
+    if trace.nats is not None:
+        _require(trace.nats.shape == (trace.input.count,),
+                 f"nats has shape {trace.nats.shape}, not ({trace.input.count},)")
+
+
+def check_layer(layer: LayerTrace, tolerance: float = 1e-4) -> None:
+    """The conservation laws of one layer. Raises TraceError."""
+    S, E, K = layer.sub_tokens, layer.experts, layer.top_k
+    _require(layer.assignment in ASSIGNMENTS, f"unknown assignment {layer.assignment!r}")
+    _require(bool(np.isfinite(layer.probs).all()), "probs are not all finite")
+    for name in ("demand", "load", "importance"):
+        _require(getattr(layer, name).shape == (E,),
+                 f"{name} has shape {getattr(layer, name).shape}, not ({E},)")
+    if layer.assignment == SOFT:
+        _check_soft(layer, tolerance)
+        return
+    _require(layer.logits.shape == layer.probs.shape == (S, E),
+             f"logits {layer.logits.shape} and probs {layer.probs.shape} are not ({S}, {E})")
+    for name in ("expert", "gate", "slot", "kept"):
+        _require(getattr(layer, name) is not None and getattr(layer, name).shape == (S, K),
+                 f"{name} is not [S, K] = ({S}, {K})")
+    chosen = layer.expert >= 0
+    _require(bool((layer.expert < E).all()), f"an expert index is not below {E}")
+    _require(not (layer.kept & ~chosen).any(), "a padded choice is marked as kept")
+    _require(bool((layer.gate[~chosen] == 0).all()), "a padded choice has a gate")
+    _require(bool(((layer.slot >= 0) == layer.kept).all()),
+             "slot must be -1 exactly where a choice is not kept")
+    counts = np.bincount(layer.expert[chosen], minlength=E)
+    _require(np.array_equal(counts, layer.demand),
+             f"demand {layer.demand.tolist()} is not the count of choices {counts.tolist()}")
+    kept = np.bincount(layer.expert[layer.kept], minlength=E)
+    _require(np.array_equal(kept, layer.load),
+             f"load {layer.load.tolist()} is not the count of kept choices {kept.tolist()}")
+    weight = np.bincount(layer.expert[chosen], weights=layer.gate[chosen], minlength=E)
+    _require(np.allclose(weight, layer.importance, rtol=tolerance, atol=tolerance),
+             "importance is not the sum of the gates per expert")
+    places = layer.expert[layer.kept].astype(np.int64) * (S * K + 1) + layer.slot[layer.kept]
+    _require(len(np.unique(places)) == len(places), "two choices share one place of an expert")
+    if layer.capacity is not None:
+        _require(int(layer.load.max(initial=0)) <= layer.capacity,
+                 f"an expert holds {int(layer.load.max())} with capacity {layer.capacity}")
+    if layer.assignment == TOKEN_CHOICE:
+        ordered = np.sort(np.where(chosen, layer.expert, -1 - np.arange(K)), axis=1)
+        _require(not (ordered[:, 1:] == ordered[:, :-1]).any(),
+                 "a sub-token chose one expert twice")
+        _require(int(layer.demand.sum()) == int(chosen.sum()), "demand does not sum to the choices")
+
+
+def _check_soft(layer: LayerTrace, tolerance: float) -> None:
+    for name in ("dispatch", "combine"):
+        _require(getattr(layer, name) is not None and
+                 getattr(layer, name).shape == layer.logits.shape,
+                 f"{name} does not have the shape of logits {layer.logits.shape}")
+    _require(layer.logits.shape[1] % layer.experts == 0,
+             f"{layer.logits.shape[1]} slots cannot be shared by {layer.experts} experts")
+    _require(np.allclose(layer.dispatch.sum(0), 1, atol=tolerance),
+             "a dispatch column does not sum to 1 over the tokens")
+    _require(np.allclose(layer.combine.sum(1), 1, atol=tolerance),
+             "a combine row does not sum to 1 over the slots")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise TraceError(message)
+
+
+__all__ = ["ASSIGNMENTS", "EXPERT_CHOICE", "GATES", "ImageInput", "LayerTrace", "RoutingTrace",
+           "SCHEMA", "SOFT", "Source", "TOKEN_CHOICE", "TextInput", "Token", "TraceError",
+           "check", "check_layer"]

@@ -1,0 +1,241 @@
+"""The training loop: resumable, logged, the same bits again from the same seed and machine."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from mhmoe.layers.losses import demand, importance
+from mhmoe.models import checkpoint, metrics, tokenizer
+from mhmoe.models.patches import random_mask, to_patches
+from mhmoe.models.transformer import Run, Transformer
+from mhmoe.training.recipe import Recipe
+from mhmoe.training.text import TextData, even_sample
+
+SAVE_EVERY = 50
+REPORT_EVERY = 10
+VALIDATE_AT = 8  # times along a run
+VALIDATION = 48  # windows or pictures
+TOKENIZER_CHARACTERS = 580_000  # per language; the smallest corpus has about as many
+
+
+class TrainingError(RuntimeError):
+    """Training had to stop; the message says why and what is kept."""
+
+
+@dataclass
+class Progress:
+    """What a run tells its caller every few steps."""
+
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+    seconds_left: float
+    busiest: float  # largest share of demand of any expert in any layer
+    idlest: float
+
+
+class Job:
+    """A recipe on a device, with its state in a folder outside the project."""
+
+    def __init__(self, recipe: Recipe, state: Path, *, text_dir: Path | None = None,
+                 device: torch.device | str = "cpu"):
+        self.recipe, self.folder, self.device = recipe, state / f"{recipe.name}-{recipe.seed}", device
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.model = Transformer(recipe.model, recipe.seed).to(device)
+        matrices = [p for p in self.model.parameters() if p.dim() > 1]
+        vectors = [p for p in self.model.parameters() if p.dim() <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": recipe.weight_decay},
+             {"params": vectors, "weight_decay": 0.0}],
+            lr=recipe.learning_rate, betas=(0.9, 0.95))
+        self.step, self.seconds = 0, 0.0
+        self.loss_log: list[float] = []
+        self.demand_log: list[np.ndarray] = []
+        self.importance_log: list[np.ndarray] = []
+        self.validation: list[dict] = []
+        self._open_data(text_dir)
+
+    # ------------------------------------------------------------------ data
+
+    def _open_data(self, text_dir: Path | None) -> None:
+        r = self.recipe
+        if r.data == "text":
+            if text_dir is None:
+                raise TrainingError(f"The recipe {r.name} trains on text; name its folder "
+                                    "with --text-dir (the README says what must be in it).")
+            bpe = open_tokenizer(text_dir, r.model.vocabulary)
+            self.train_data = TextData(text_dir, "train", bpe, r.model.context)
+            self.held_out = TextData(text_dir, "dev", bpe, r.model.context).batch(0, 0, VALIDATION)
+            self.sizes = tokenizer.byte_sizes(bpe)
+        else:
+            from mhmoe.training import scenes  # only image runs need scikit-image
+            self.scenes = scenes
+            self.held_out = scenes.validation(VALIDATION)
+
+    def _loss(self, step: int) -> tuple[torch.Tensor, Run]:
+        r = self.recipe
+        if r.data == "text":
+            ids = torch.from_numpy(self.train_data.batch(r.seed, step, r.batch))
+            ids = ids.to(self.device).long()
+            run = self.model(ids)
+            return metrics.token_nats(run.output, ids).mean(), run
+        patches = to_patches(self.scenes.batch(r.seed, step, r.batch), r.model.patch)
+        patches = patches.to(self.device)
+        masked = random_mask(r.batch, r.model.context, r.mask_ratio, [r.seed, step])
+        masked = masked.to(self.device)
+        run = self.model(patches, masked=masked)
+        return F.mse_loss(run.output[masked], patches[masked]), run
+
+    def validate(self) -> dict:
+        self.model.eval()
+        if self.recipe.data == "text":
+            numbers = metrics.text_metrics(self.model, self.held_out, self.sizes)
+        else:
+            numbers = metrics.image_metrics(self.model, self.held_out, self.recipe.mask_ratio)
+        self.model.train()
+        return numbers
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(self, report: Callable[[Progress], None] = lambda p: None) -> None:
+        """Train to the end, from where the last saved state stands."""
+        started, first = time.monotonic(), self.step
+        due = {round(i * self.recipe.steps / VALIDATE_AT) for i in range(1, VALIDATE_AT + 1)}
+        while self.step < self.recipe.steps:
+            self._one_step()
+            done = self.step - first
+            spent = time.monotonic() - started
+            if self.step in due:
+                self.validation.append({"step": self.step, **self.validate()})
+            if self.step % SAVE_EVERY == 0 or self.step == self.recipe.steps:
+                self.seconds += spent - getattr(self, "_counted", 0.0)
+                self._counted = spent
+                self.save()
+            if self.step % REPORT_EVERY == 0 or self.step == self.recipe.steps:
+                tokens = self.recipe.batch * self.recipe.model.context
+                share = self.demand_log[-1] if self.demand_log else np.ones((1, 1))
+                report(Progress(self.step, self.recipe.steps, self.loss_log[-1],
+                                done * tokens / spent, spent / done * (self.recipe.steps - self.step),
+                                float(share.max()), float(share.min())))
+
+    def _one_step(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * schedule(self.step, self.recipe)
+        task, run = self._loss(self.step)
+        total = task
+        demands, importances = [], []
+        for routing, (_, layer) in zip(run.routing, self.model.moe_layers, strict=True):
+            parts = layer.losses(routing)
+            r = self.recipe
+            total = total + (r.balance * parts["balance"] + r.importance * parts["importance"]
+                             + r.z * parts["z"])
+            demands.append(demand(routing.expert, layer.config.experts).float())
+            importances.append(importance(routing.expert.flatten(0, 1),
+                                          routing.gate.detach().flatten(0, 1),
+                                          layer.config.experts))
+        if not math.isfinite(total.item()):
+            raise TrainingError(f"The loss became {total.item()} at step {self.step}; stopped. "
+                                f"The last good state is in {self.folder}.")
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.step += 1
+        self.loss_log.append(task.item())
+        if demands:
+            self.demand_log.append(_shares(demands))
+            self.importance_log.append(_shares(importances))
+
+    # ------------------------------------------------------------------ state on disk
+
+    def save(self) -> None:
+        """Write the whole state beside the old one, then swap: a cut never loses both."""
+        new = self.folder / "new"
+        try:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            tensors = {f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items()}
+            for name, p in self.model.named_parameters():
+                kept = self.optimizer.state[p]
+                tensors |= {f"first.{name}": kept["exp_avg"], f"second.{name}": kept["exp_avg_sq"]}
+            save_file(tensors, str(new / "state.safetensors"))
+            save_file(self.log(), str(new / "log.safetensors"))
+            (new / "state.json").write_text(json.dumps(
+                {"step": self.step, "seconds": self.seconds, "validation": self.validation,
+                 "recipe": self.recipe.to_dict()}))
+        except OSError as error:
+            raise TrainingError(f"The state could not be written to {self.folder} ({error}); "
+                                "the one saved before is kept.") from None
+        last = self.folder / "last"
+        shutil.rmtree(last, ignore_errors=True)
+        new.rename(last)
+
+    def log(self) -> dict[str, torch.Tensor]:
+        """loss [steps]; demand and importance shares [steps, layers, E] (absent when dense)."""
+        tensors = {"loss": torch.tensor(self.loss_log, dtype=torch.float32)}
+        if self.demand_log:
+            tensors["demand"] = torch.from_numpy(np.stack(self.demand_log)).half()
+            tensors["importance"] = torch.from_numpy(np.stack(self.importance_log)).half()
+        return tensors
+
+    def resume(self) -> bool:
+        """Load the last saved state; False if there is none."""
+        last = self.folder / "last"
+        if not (last / "state.json").exists():
+            return False
+        facts = json.loads((last / "state.json").read_text())
+        if facts["recipe"] != json.loads(json.dumps(self.recipe.to_dict())):
+            raise TrainingError(f"The state in {self.folder} belongs to another version of the "
+                                f"recipe {self.recipe.name}; move it away to start anew.")
+        tensors = load_file(str(last / "state.safetensors"), device=str(self.device))
+        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        for name, p in self.model.named_parameters():
+            self.optimizer.state[p] = {"step": torch.tensor(float(facts["step"])),
+                                       "exp_avg": tensors[f"first.{name}"].clone(),
+                                       "exp_avg_sq": tensors[f"second.{name}"].clone()}
+        log = load_file(str(last / "log.safetensors"))
+        self.loss_log = log["loss"].tolist()
+        self.demand_log = list(log["demand"].numpy()) if "demand" in log else []
+        self.importance_log = list(log["importance"].numpy()) if "importance" in log else []
+        self.step, self.seconds = facts["step"], facts["seconds"]
+        self.validation = facts["validation"]
+        return True
+
+
+def schedule(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine down to a tenth."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
+
+
+def open_tokenizer(text_dir: Path, vocabulary: int):
+    """The shipped tokenizer; learned from the text and saved if it is not there yet."""
+    if not checkpoint.TOKENIZER.exists():
+        checkpoint.TOKENIZER.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.train(even_sample(text_dir, TOKENIZER_CHARACTERS), vocabulary).save(
+            str(checkpoint.TOKENIZER))
+    bpe = tokenizer.load(checkpoint.TOKENIZER)
+    if bpe.get_vocab_size() != vocabulary:
+        raise TrainingError(f"The tokenizer has {bpe.get_vocab_size()} tokens, the recipe's model "
+                            f"{vocabulary}.")
+    return bpe
+
+
+def _shares(rows: list[torch.Tensor]) -> np.ndarray:
+    """[layers, E] each row divided by its sum."""
+    stacked = torch.stack(rows)
+    return (stacked / stacked.sum(1, keepdim=True)).half().cpu().numpy()

@@ -1,0 +1,89 @@
+"""The app's own browser components, their JavaScript read from assets/ and inlined.
+
+Each is declared once at import and mounted with a key, so that a changed ``data`` updates the
+same element (streamlit.components.v2). They use the theme's CSS variables and no other file.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+import streamlit as st
+
+from mhmoe.ui import language
+from mhmoe.ui.session import t
+
+#: Largest picture the drop zone accepts, in megabytes of 10^6 bytes.
+PICTURE_MB = 20
+
+
+def _asset(name: str) -> str:
+    return (language.ASSETS / name).read_text(encoding="utf-8")
+
+
+_page = st.components.v2.component("he_page", js=_asset("page.js"))
+_copy_link = st.components.v2.component(
+    "he_copy_link", css=_asset("copylink.css"), js=_asset("copylink.js")
+)
+_dropzone = st.components.v2.component(
+    "he_dropzone", css=_asset("dropzone.css"), js=_asset("dropzone.js")
+)
+
+
+def page_head(*, lang: str, slug: str, home: bool, query: str) -> None:
+    """What only the browser can set: the document's language, the address bar, the landmark of
+    our navigation, and Escape, which hides a definition."""
+    data = {
+        "lang": {"en": "en", "zh": "zh-CN"}[lang],
+        "path": "" if home else slug,
+        "query": query,
+        "navigation": t("frame.navigation"),
+    }
+    _page(key="he_page", data=data)
+
+
+def copy_link(*, path: str, query: str, text_left_out: bool) -> None:
+    """A button that puts the link to this view on the clipboard and says so."""
+    words = {word: t(f"link.{word}") for word in ("copy", "copied", "by_hand", "text_left_out")}
+    data = {"path": path, "query": query, "words": words, "text_left_out": text_left_out}
+    _copy_link(key="he_copy_link", data=data)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A file the visitor gave, as its bytes; nothing about it has been checked but its size."""
+
+    name: str
+    content: bytes
+
+
+def dropzone(key: str = "picture") -> Dropped | None:
+    """A place for one picture: drop, click, keyboard or paste. The file, in the one run it came.
+
+    The bytes arrive as a trigger, not as state, so they are not sent again on later runs: keep
+    what is made of them. Too large files are refused in the browser, with the numbers.
+    """
+    words = {
+        word: t(f"drop.{word}", limit=PICTURE_MB)
+        for word in ("title", "hint", "reading", "release", "failed", "several")
+    }
+    # The browser fills in the size of the refused file, so its placeholder must survive.
+    words["too_large"] = t("drop.too_large", limit=PICTURE_MB, size="{size}")
+    data = {"words": words, "limit": PICTURE_MB * 1_000_000}
+    result = _dropzone(key=key, data=data, on_file_change=lambda: None)
+    return _dropped(result.file)
+
+
+def _dropped(sent: object) -> Dropped | None:
+    """What the browser sent, checked: anything but a named base64 file within the limit is None."""
+    if not isinstance(sent, dict) or not isinstance(sent.get("content"), str):
+        return None
+    try:
+        content = base64.b64decode(sent["content"], validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    if len(content) > PICTURE_MB * 1_000_000:
+        return None
+    return Dropped(str(sent.get("name", ""))[:120], content)
