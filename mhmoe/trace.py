@@ -130,6 +130,13 @@ class LayerTrace:
     shared: tuple[int, ...] = ()
     vectors: dict[str, np.ndarray] | None = field(default=None, repr=False, compare=False)
 
+    def __post_init__(self):
+        for name in ARRAYS:
+            if (array := getattr(self, name)) is not None:
+                view = array.view()
+                view.flags.writeable = False
+                object.__setattr__(self, name, view)
+
     @property
     def sub_tokens(self) -> int:
         return self.logits.shape[0]
@@ -146,10 +153,31 @@ class LayerTrace:
         return float(self.dropped.sum()) / total if total else 0.0
 
 
-ARRAYS = ("logits", "probs", "expert", "gate", "slot", "kept", "dispatch", "combine",
-          "demand", "load", "importance")
-SCALARS = ("layer", "router", "assignment", "experts", "top_k", "heads", "gate_convention",
-           "capacity", "losses", "shared")
+ARRAYS = (
+    "logits",
+    "probs",
+    "expert",
+    "gate",
+    "slot",
+    "kept",
+    "dispatch",
+    "combine",
+    "demand",
+    "load",
+    "importance",
+)
+SCALARS = (
+    "layer",
+    "router",
+    "assignment",
+    "experts",
+    "top_k",
+    "heads",
+    "gate_convention",
+    "capacity",
+    "losses",
+    "shared",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,26 +209,36 @@ class RoutingTrace:
     def to_dict(self) -> dict:
         """The JSON form; the same names as the fields, arrays as nested lists."""
         layers = [
-            {name: _plain(getattr(layer, name)) for name in SCALARS + ARRAYS
-             if getattr(layer, name) is not None or name == "capacity"}
+            {
+                name: _plain(getattr(layer, name))
+                for name in SCALARS + ARRAYS
+                if getattr(layer, name) is not None or name == "capacity"
+            }
             for layer in self.layers
         ]
         return {
             "schema": self.schema,
-            "model": {"name": self.source.name, "sha256": self.source.sha256,
-                      "folder": self.source.folder},
+            "model": {
+                "name": self.source.name,
+                "sha256": self.source.sha256,
+                "folder": self.source.folder,
+            },
             "input": _input_dict(self.input),
             "heads": self.heads,
-            "nats": None if self.nats is None else [None if np.isnan(v) else float(v)
-                                                    for v in self.nats],
+            "nats": None
+            if self.nats is None
+            else [None if np.isnan(v) else float(v) for v in self.nats],
             "layers": layers,
         }
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file: arrays as tensors, the rest as JSON in its header."""
-        arrays = {f"layers.{i}.{name}": np.ascontiguousarray(getattr(layer, name))
-                  for i, layer in enumerate(self.layers) for name in ARRAYS
-                  if getattr(layer, name) is not None}
+        arrays = {
+            f"layers.{i}.{name}": np.ascontiguousarray(getattr(layer, name))
+            for i, layer in enumerate(self.layers)
+            for name in ARRAYS
+            if getattr(layer, name) is not None
+        }
         if self.nats is not None:
             arrays["nats"] = self.nats
         meta = self.to_dict() | {"nats": None}
@@ -214,19 +252,37 @@ class RoutingTrace:
         try:
             arrays = load(raw)
             size = int.from_bytes(raw[:8], "little")
-            meta = json.loads(json.loads(raw[8:8 + size])["__metadata__"]["mhmoe.trace"])
-        except Exception as error:
-            raise TraceError(f"{path} is not a trace file written by this program: {error}") from None
-        if meta["schema"] != SCHEMA:
-            raise TraceError(f"{path} has trace schema {meta['schema']}; this program reads {SCHEMA}.")
+            meta = json.loads(json.loads(raw[8 : 8 + size])["__metadata__"]["mhmoe.trace"])
+            schema = meta["schema"]
+        except Exception as error:  # whatever a foreign file provokes
+            raise TraceError(
+                f"{path} is not a trace file written by this program: {error}"
+            ) from None
+        if schema != SCHEMA:
+            raise TraceError(f"{path} has trace schema {schema}; this program reads {SCHEMA}.")
+        try:
+            return cls._from_parts(meta, arrays)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise TraceError(
+                f"{path} lacks a part of a trace, or has one too many: {error}"
+            ) from None
+
+    @classmethod
+    def _from_parts(cls, meta: dict, arrays: dict[str, np.ndarray]) -> RoutingTrace:
         layers = tuple(
-            LayerTrace(**(scalars | {"shared": tuple(scalars["shared"])}),
-                       **{name: arrays[key] for name in ARRAYS
-                          if (key := f"layers.{i}.{name}") in arrays})
+            LayerTrace(
+                **(scalars | {"shared": tuple(scalars["shared"])}),
+                **{name: arrays[key] for name in ARRAYS if (key := f"layers.{i}.{name}") in arrays},
+            )
             for i, scalars in enumerate(meta["layers"])
         )
-        return cls(source=Source(**meta["model"]), input=_input_from(meta["input"]),
-                   heads=meta["heads"], layers=layers, nats=arrays.get("nats"))
+        return cls(
+            source=Source(**meta["model"]),
+            input=_input_from(meta["input"]),
+            heads=meta["heads"],
+            layers=layers,
+            nats=arrays.get("nats"),
+        )
 
 
 def _plain(value):
@@ -237,36 +293,53 @@ def _plain(value):
 
 def _input_dict(source: TextInput | ImageInput) -> dict:
     if isinstance(source, ImageInput):
-        return {"kind": "image", "grid": list(source.grid), "patch": source.patch,
-                "crop": list(source.crop)}
-    return {"kind": "text", "text": source.text,
-            "tokens": [{"text": t.text, "span": list(t.span), "word": t.word}
-                       for t in source.tokens],
-            "words": [list(w) for w in source.words]}
+        return {
+            "kind": "image",
+            "grid": list(source.grid),
+            "patch": source.patch,
+            "crop": list(source.crop),
+        }
+    return {
+        "kind": "text",
+        "text": source.text,
+        "tokens": [{"text": t.text, "span": list(t.span), "word": t.word} for t in source.tokens],
+        "words": [list(w) for w in source.words],
+    }
 
 
 def _input_from(data: dict) -> TextInput | ImageInput:
     if data["kind"] == "image":
         return ImageInput(grid=tuple(data["grid"]), patch=data["patch"], crop=tuple(data["crop"]))
-    return TextInput(text=data["text"], words=tuple(tuple(w) for w in data["words"]),
-                     tokens=tuple(Token(text=t["text"], span=tuple(t["span"]), word=t["word"])
-                                  for t in data["tokens"]))
+    return TextInput(
+        text=data["text"],
+        words=tuple(tuple(w) for w in data["words"]),
+        tokens=tuple(
+            Token(text=t["text"], span=tuple(t["span"]), word=t["word"]) for t in data["tokens"]
+        ),
+    )
 
 
 # ---------------------------------------------------------------------------- invariants
 
+
 def check(trace: RoutingTrace) -> None:
     """Raise TraceError with the numbers if the trace contradicts itself."""
     for layer in trace.layers:
-        _require(layer.heads in (1, trace.heads),
-                 f"layer {layer.layer} has {layer.heads} heads, the trace {trace.heads}")
-        _require(layer.sub_tokens == trace.input.count * layer.heads,
-                 f"layer {layer.layer} has {layer.sub_tokens} sub-tokens, not "
-                 f"{trace.input.count} tokens x {layer.heads} heads")
+        _require(
+            layer.heads in (1, trace.heads),
+            f"layer {layer.layer} has {layer.heads} heads, the trace {trace.heads}",
+        )
+        _require(
+            layer.sub_tokens == trace.input.count * layer.heads,
+            f"layer {layer.layer} has {layer.sub_tokens} sub-tokens, not "
+            f"{trace.input.count} tokens x {layer.heads} heads",
+        )
         check_layer(layer)
     if trace.nats is not None:
-        _require(trace.nats.shape == (trace.input.count,),
-                 f"nats has shape {trace.nats.shape}, not ({trace.input.count},)")
+        _require(
+            trace.nats.shape == (trace.input.count,),
+            f"nats has shape {trace.nats.shape}, not ({trace.input.count},)",
+        )
 
 
 def check_layer(layer: LayerTrace, tolerance: float = 1e-4) -> None:
@@ -275,54 +348,86 @@ def check_layer(layer: LayerTrace, tolerance: float = 1e-4) -> None:
     _require(layer.assignment in ASSIGNMENTS, f"unknown assignment {layer.assignment!r}")
     _require(bool(np.isfinite(layer.probs).all()), "probs are not all finite")
     for name in ("demand", "load", "importance"):
-        _require(getattr(layer, name).shape == (E,),
-                 f"{name} has shape {getattr(layer, name).shape}, not ({E},)")
+        _require(
+            getattr(layer, name).shape == (E,),
+            f"{name} has shape {getattr(layer, name).shape}, not ({E},)",
+        )
     if layer.assignment == SOFT:
         _check_soft(layer, tolerance)
         return
-    _require(layer.logits.shape == layer.probs.shape == (S, E),
-             f"logits {layer.logits.shape} and probs {layer.probs.shape} are not ({S}, {E})")
+    _require(
+        layer.logits.shape == layer.probs.shape == (S, E),
+        f"logits {layer.logits.shape} and probs {layer.probs.shape} are not ({S}, {E})",
+    )
+    _require(
+        np.allclose(layer.probs.sum(1), 1, atol=tolerance),
+        "a row of probs does not sum to 1 over the experts",
+    )
     for name in ("expert", "gate", "slot", "kept"):
-        _require(getattr(layer, name) is not None and getattr(layer, name).shape == (S, K),
-                 f"{name} is not [S, K] = ({S}, {K})")
+        _require(
+            getattr(layer, name) is not None and getattr(layer, name).shape == (S, K),
+            f"{name} is not [S, K] = ({S}, {K})",
+        )
     chosen = layer.expert >= 0
     _require(bool((layer.expert < E).all()), f"an expert index is not below {E}")
     _require(not (layer.kept & ~chosen).any(), "a padded choice is marked as kept")
     _require(bool((layer.gate[~chosen] == 0).all()), "a padded choice has a gate")
-    _require(bool(((layer.slot >= 0) == layer.kept).all()),
-             "slot must be -1 exactly where a choice is not kept")
+    _require(
+        bool(((layer.slot >= 0) == layer.kept).all()),
+        "slot must be -1 exactly where a choice is not kept",
+    )
     counts = np.bincount(layer.expert[chosen], minlength=E)
-    _require(np.array_equal(counts, layer.demand),
-             f"demand {layer.demand.tolist()} is not the count of choices {counts.tolist()}")
+    _require(
+        np.array_equal(counts, layer.demand),
+        f"demand {layer.demand.tolist()} is not the count of choices {counts.tolist()}",
+    )
     kept = np.bincount(layer.expert[layer.kept], minlength=E)
-    _require(np.array_equal(kept, layer.load),
-             f"load {layer.load.tolist()} is not the count of kept choices {kept.tolist()}")
+    _require(
+        np.array_equal(kept, layer.load),
+        f"load {layer.load.tolist()} is not the count of kept choices {kept.tolist()}",
+    )
     weight = np.bincount(layer.expert[chosen], weights=layer.gate[chosen], minlength=E)
-    _require(np.allclose(weight, layer.importance, rtol=tolerance, atol=tolerance),
-             "importance is not the sum of the gates per expert")
+    _require(
+        np.allclose(weight, layer.importance, rtol=tolerance, atol=tolerance),
+        "importance is not the sum of the gates per expert",
+    )
     places = layer.expert[layer.kept].astype(np.int64) * (S * K + 1) + layer.slot[layer.kept]
     _require(len(np.unique(places)) == len(places), "two choices share one place of an expert")
     if layer.capacity is not None:
-        _require(int(layer.load.max(initial=0)) <= layer.capacity,
-                 f"an expert holds {int(layer.load.max())} with capacity {layer.capacity}")
+        _require(
+            int(layer.load.max(initial=0)) <= layer.capacity,
+            f"an expert holds {int(layer.load.max())} with capacity {layer.capacity}",
+        )
+        _require(
+            int(layer.slot.max(initial=-1)) < layer.capacity,
+            f"place {int(layer.slot.max(initial=-1))} lies beyond capacity {layer.capacity}",
+        )
     if layer.assignment == TOKEN_CHOICE:
         ordered = np.sort(np.where(chosen, layer.expert, -1 - np.arange(K)), axis=1)
-        _require(not (ordered[:, 1:] == ordered[:, :-1]).any(),
-                 "a sub-token chose one expert twice")
+        _require(
+            not (ordered[:, 1:] == ordered[:, :-1]).any(), "a sub-token chose one expert twice"
+        )
         _require(int(layer.demand.sum()) == int(chosen.sum()), "demand does not sum to the choices")
 
 
 def _check_soft(layer: LayerTrace, tolerance: float) -> None:
     for name in ("dispatch", "combine"):
-        _require(getattr(layer, name) is not None and
-                 getattr(layer, name).shape == layer.logits.shape,
-                 f"{name} does not have the shape of logits {layer.logits.shape}")
-    _require(layer.logits.shape[1] % layer.experts == 0,
-             f"{layer.logits.shape[1]} slots cannot be shared by {layer.experts} experts")
-    _require(np.allclose(layer.dispatch.sum(0), 1, atol=tolerance),
-             "a dispatch column does not sum to 1 over the tokens")
-    _require(np.allclose(layer.combine.sum(1), 1, atol=tolerance),
-             "a combine row does not sum to 1 over the slots")
+        _require(
+            getattr(layer, name) is not None and getattr(layer, name).shape == layer.logits.shape,
+            f"{name} does not have the shape of logits {layer.logits.shape}",
+        )
+    _require(
+        layer.logits.shape[1] % layer.experts == 0,
+        f"{layer.logits.shape[1]} slots cannot be shared by {layer.experts} experts",
+    )
+    _require(
+        np.allclose(layer.dispatch.sum(0), 1, atol=tolerance),
+        "a dispatch column does not sum to 1 over the tokens",
+    )
+    _require(
+        np.allclose(layer.combine.sum(1), 1, atol=tolerance),
+        "a combine row does not sum to 1 over the slots",
+    )
 
 
 def _require(condition: bool, message: str) -> None:
@@ -330,6 +435,20 @@ def _require(condition: bool, message: str) -> None:
         raise TraceError(message)
 
 
-__all__ = ["ASSIGNMENTS", "EXPERT_CHOICE", "GATES", "ImageInput", "LayerTrace", "RoutingTrace",
-           "SCHEMA", "SOFT", "Source", "TOKEN_CHOICE", "TextInput", "Token", "TraceError",
-           "check", "check_layer"]
+__all__ = [
+    "ASSIGNMENTS",
+    "EXPERT_CHOICE",
+    "GATES",
+    "SCHEMA",
+    "SOFT",
+    "TOKEN_CHOICE",
+    "ImageInput",
+    "LayerTrace",
+    "RoutingTrace",
+    "Source",
+    "TextInput",
+    "Token",
+    "TraceError",
+    "check",
+    "check_layer",
+]

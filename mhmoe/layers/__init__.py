@@ -5,5 +5,19 @@ from mhmoe.layers.experts import DenseFFN, Experts
 from mhmoe.layers.moe import MoELayer
 from mhmoe.layers.routers import ROUTERS, Routing, capacity, gates, keep_top_k, places, route
 
-__all__ = ["ROUTERS", "TRAINED", "ConfigError", "DenseFFN", "Experts", "MoEConfig", "MoELayer",
-           "Routing", "WhatIf", "capacity", "gates", "keep_top_k", "places", "route"]
+__all__ = [
+    "ROUTERS",
+    "TRAINED",
+    "ConfigError",
+    "DenseFFN",
+    "Experts",
+    "MoEConfig",
+    "MoELayer",
+    "Routing",
+    "WhatIf",
+    "capacity",
+    "gates",
+    "keep_top_k",
+    "places",
+    "route",
+]

@@ -1,4 +1,4 @@
-"""What an MoE layer is (:class:`MoEConfig`) and what may be asked of it afterwards (:class:`WhatIf`)."""
+"""What an MoE layer is (MoEConfig) and what may be asked of it afterwards (WhatIf)."""
 
 from __future__ import annotations
 
@@ -42,17 +42,27 @@ class MoEConfig:
         if self.projections is None:
             object.__setattr__(self, "projections", self.heads > 1)
         for name in ("d_model", "d_ff", "experts", "top_k", "heads"):
-            _require(isinstance(getattr(self, name), int) and getattr(self, name) >= 1,
-                     f"{name} must be a whole number of at least 1, not {getattr(self, name)!r}")
-        _require(self.d_model % self.heads == 0,
-                 f"d_model {self.d_model} cannot be cut into {self.heads} equal heads")
-        _require(self.top_k <= self.experts,
-                 f"top_k {self.top_k} is more than the {self.experts} experts")
+            _require(
+                isinstance(getattr(self, name), int) and getattr(self, name) >= 1,
+                f"{name} must be a whole number of at least 1, not {getattr(self, name)!r}",
+            )
+        _require(
+            self.d_model % self.heads == 0,
+            f"d_model {self.d_model} cannot be cut into {self.heads} equal heads",
+        )
+        _require(
+            self.top_k <= self.experts,
+            f"top_k {self.top_k} is more than the {self.experts} experts",
+        )
         _require(self.gate in GATES, f"gate {self.gate!r} is none of {', '.join(GATES)}")
-        _require(self.activation in ACTIVATIONS,
-                 f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
-        _require(self.capacity_factor is None or self.capacity_factor > 0,
-                 f"capacity_factor must be positive or None, not {self.capacity_factor}")
+        _require(
+            self.activation in ACTIVATIONS,
+            f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}",
+        )
+        _require(
+            self.capacity_factor is None or self.capacity_factor > 0,
+            f"capacity_factor must be positive or None, not {self.capacity_factor}",
+        )
 
     @property
     def d_head(self) -> int:

@@ -51,10 +51,13 @@ class Experts(nn.Module):
         counts = torch.bincount(flat, minlength=E + 1).tolist()
         rows = x_ND.index_select(0, order // K).split(counts)
         # unbind once: indexing w_in[e] would make backward build a full [E, ..] zero per expert
-        done = [self.activation(r @ w_in) @ w_out
-                for rows_e, w_in, w_out in zip(rows, self.w_in.unbind(0), self.w_out.unbind(0),
-                                               strict=False)
-                for r in rows_e.split(CHUNK)]
+        done = [
+            self.activation(r @ w_in) @ w_out
+            for rows_e, w_in, w_out in zip(
+                rows, self.w_in.unbind(0), self.w_out.unbind(0), strict=False
+            )
+            for r in rows_e.split(CHUNK)
+        ]
         done.append(x_ND.new_zeros(counts[E], x_ND.shape[1]))
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)

@@ -19,8 +19,9 @@ def demand(expert_NK: Tensor, experts: int) -> Tensor:
 def importance(expert_NK: Tensor, gate_NK: Tensor, experts: int) -> Tensor:
     """[E] sum of the gates each expert received (Shazeer 2017, eq. 6)."""
     total = gate_NK.new_zeros(experts)
-    return total.index_add(0, expert_NK.clamp_min(0).flatten(),
-                           torch.where(expert_NK >= 0, gate_NK, 0).flatten())
+    return total.index_add(
+        0, expert_NK.clamp_min(0).flatten(), torch.where(expert_NK >= 0, gate_NK, 0).flatten()
+    )
 
 
 def switch_loss(probs_NE: Tensor, expert_NK: Tensor) -> Tensor:
@@ -45,8 +46,9 @@ def z_loss(logits_NE: Tensor) -> Tensor:
     return torch.logsumexp(logits_NE, -1).square().mean()
 
 
-def all_losses(logits_NE: Tensor, probs_NE: Tensor, expert_NK: Tensor,
-               gate_NK: Tensor) -> dict[str, Tensor]:
+def all_losses(
+    logits_NE: Tensor, probs_NE: Tensor, expert_NK: Tensor, gate_NK: Tensor
+) -> dict[str, Tensor]:
     """Every loss by the name that traces, logs and recipes use."""
     return {
         "balance": switch_loss(probs_NE, expert_NK),

@@ -56,8 +56,14 @@ class MoELayer(nn.Module):
             nn.init.xavier_uniform_(self.head.weight, 1 / math.sqrt(2), generator=generator)
             nn.init.xavier_uniform_(self.merge.weight, generator=generator)
 
-    def forward(self, x_BTD: Tensor, *, mask: Tensor | None = None, what_if: WhatIf = TRAINED,
-                trace: bool = False) -> Tensor | tuple[Tensor, list[LayerTrace]]:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        *,
+        mask: Tensor | None = None,
+        what_if: WhatIf = TRAINED,
+        trace: bool = False,
+    ) -> Tensor | tuple[Tensor, list[LayerTrace]]:
         """x [B, T, D] -> y [B, T, D]; with ``trace`` also one LayerTrace per sequence.
 
         mask  [B, T] True for real tokens; padding returns zero and is counted nowhere.
@@ -65,32 +71,50 @@ class MoELayer(nn.Module):
         y, routing, vectors = self.run(x_BTD, mask=mask, what_if=what_if, with_places=trace)
         return (y, self.traces(routing, vectors)) if trace else y
 
-    def run(self, x_BTD: Tensor, *, mask: Tensor | None = None, what_if: WhatIf = TRAINED,
-            with_places: bool = False) -> tuple[Tensor, Routing, dict[str, Tensor]]:
+    def run(
+        self,
+        x_BTD: Tensor,
+        *,
+        mask: Tensor | None = None,
+        what_if: WhatIf = TRAINED,
+        with_places: bool = False,
+    ) -> tuple[Tensor, Routing, dict[str, Tensor]]:
         """The forward pass with its decisions as tensors; training reads losses from them."""
         B, T, D = x_BTD.shape
         H = self.config.heads
         wide = self.head(x_BTD) if self.config.projections else x_BTD
         x_BSD = wide.reshape(B, T * H, D // H)  # b t (h d) -> b (t h) d
         mask_BS = None if mask is None else mask.repeat_interleave(H, dim=1)
-        routing = route(self.router(x_BSD), self.config, what_if, mask=mask_BS,
-                        with_places=with_places)
+        routing = route(
+            self.router(x_BSD), self.config, what_if, mask=mask_BS, with_places=with_places
+        )
         K = routing.expert.shape[-1]
-        visits = routing.expert if routing.kept is None else (
-            routing.expert.masked_fill(~routing.kept, -1))
+        visits = (
+            routing.expert
+            if routing.kept is None
+            else (routing.expert.masked_fill(~routing.kept, -1))
+        )
         out_NKD = self.experts(x_BSD.reshape(B * T * H, D // H), visits.reshape(-1, K))
         weights = routing.gate.reshape(-1, K, 1).to(out_NKD.dtype)
         sum_BSD = (out_NKD * weights).sum(1).view(B, T * H, D // H)
-        inner = self.config.inner_residual if what_if.inner_residual is None else (
-            what_if.inner_residual)
+        inner = (
+            self.config.inner_residual
+            if what_if.inner_residual is None
+            else (what_if.inner_residual)
+        )
         if inner:
             sum_BSD = sum_BSD + x_BSD
         combined = sum_BSD.reshape(B, T, D)  # b (t h) d -> b t (h d)
         y_BTD = self.merge(combined) if self.config.projections else combined
         if mask is not None:
             y_BTD = torch.where(mask[..., None], y_BTD, 0)
-        vectors = {"x": x_BTD, "wide": wide, "combined": combined, "out": y_BTD,
-                   "expert_out": out_NKD.view(B, T * H, K, -1)}
+        vectors = {
+            "x": x_BTD,
+            "wide": wide,
+            "combined": combined,
+            "out": y_BTD,
+            "expert_out": out_NKD.view(B, T * H, K, -1),
+        }
         return y_BTD, routing, vectors
 
     def losses(self, routing: Routing, mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -102,30 +126,49 @@ class MoELayer(nn.Module):
             rows = [r[real] for r in rows]
         return losses.all_losses(*rows)
 
-    def traces(self, routing: Routing, vectors: dict[str, Tensor],
-               block: int = 0) -> list[LayerTrace]:
+    def traces(
+        self, routing: Routing, vectors: dict[str, Tensor], block: int = 0
+    ) -> list[LayerTrace]:
         """One trace per sequence of the batch, on the CPU."""
-        host = {name: getattr(routing, name).detach().cpu()
-                for name in ("logits", "probs", "expert", "gate", "slot", "kept")}
+        host = {
+            name: getattr(routing, name).detach().cpu()
+            for name in ("logits", "probs", "expert", "gate", "slot", "kept")
+        }
         acts = {name: v.detach().float().cpu().numpy() for name, v in vectors.items()}
-        return [self._one_trace({n: v[b] for n, v in host.items()},
-                                {n: v[b] for n, v in acts.items()}, routing.capacity[b], block)
-                for b in range(routing.logits.shape[0])]
+        return [
+            self._one_trace(
+                {n: v[b] for n, v in host.items()},
+                {n: v[b] for n, v in acts.items()},
+                routing.capacity[b],
+                block,
+            )
+            for b in range(routing.logits.shape[0])
+        ]
 
-    def _one_trace(self, row: dict[str, Tensor], acts: dict[str, np.ndarray],
-                   limit: int | None, block: int) -> LayerTrace:
+    def _one_trace(
+        self, row: dict[str, Tensor], acts: dict[str, np.ndarray], limit: int | None, block: int
+    ) -> LayerTrace:
         c = self.config
-        scalars = losses.all_losses(row["logits"], row["probs"], row["expert"], row["gate"])
+        real = row["expert"][:, 0] >= 0  # only padding has no first choice
+        scalars = losses.all_losses(*(row[n][real] for n in ("logits", "probs", "expert", "gate")))
         kept = row["expert"].masked_fill(~row["kept"], -1)
         return LayerTrace(
-            layer=block, router=c.router, experts=c.experts, top_k=row["expert"].shape[1],
-            heads=c.heads, gate_convention=c.gate, capacity=limit,
-            logits=row["logits"].numpy(), probs=row["probs"].numpy(),
-            expert=row["expert"].numpy(), gate=row["gate"].numpy(),
-            slot=row["slot"].numpy(), kept=row["kept"].numpy(),
+            layer=block,
+            router=c.router,
+            experts=c.experts,
+            top_k=row["expert"].shape[1],
+            heads=c.heads,
+            gate_convention=c.gate,
+            capacity=limit,
+            logits=row["logits"].numpy(),
+            probs=row["probs"].numpy(),
+            expert=row["expert"].numpy(),
+            gate=row["gate"].numpy(),
+            slot=row["slot"].numpy(),
+            kept=row["kept"].numpy(),
             demand=losses.demand(row["expert"], c.experts).numpy(),
             load=losses.demand(kept, c.experts).numpy(),
             importance=losses.importance(row["expert"], row["gate"], c.experts).numpy(),
             losses={name: float(value) for name, value in scalars.items()},
-            vectors=acts,
+            vectors=acts or None,
         )

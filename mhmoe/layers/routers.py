@@ -69,7 +69,8 @@ def places(expert: Tensor, experts: int) -> Tensor:
     B, S, K = expert.shape
     queue = expert.transpose(1, 2).reshape(B, K * S)
     key = torch.where(queue >= 0, queue, experts) + (
-        torch.arange(B, device=expert.device)[:, None] * (experts + 1))
+        torch.arange(B, device=expert.device)[:, None] * (experts + 1)
+    )
     flat = key.flatten()
     order = torch.sort(flat, stable=True).indices
     starts = torch.bincount(flat, minlength=B * (experts + 1)).cumsum(0)
@@ -87,8 +88,14 @@ def capacity(factor: float | None, top_k: int, sub_tokens: int, experts: int) ->
     return math.ceil(round(factor * top_k * sub_tokens / experts, 9))
 
 
-def route(logits: Tensor, config: MoEConfig, what_if: WhatIf, *, mask: Tensor | None = None,
-          with_places: bool = False) -> Routing:
+def route(
+    logits: Tensor,
+    config: MoEConfig,
+    what_if: WhatIf,
+    *,
+    mask: Tensor | None = None,
+    with_places: bool = False,
+) -> Routing:
     """Scores [B, S, E] -> decisions.
 
     mask         [B, S] True for real sub-tokens; padding chooses no expert and uses no place
@@ -98,8 +105,9 @@ def route(logits: Tensor, config: MoEConfig, what_if: WhatIf, *, mask: Tensor | 
     K = config.top_k if what_if.top_k is None else what_if.top_k
     logits = logits / what_if.temperature
     if what_if.experts_off:
-        logits = logits.index_fill(-1, torch.tensor(what_if.experts_off, device=logits.device),
-                                   MASKED)
+        logits = logits.index_fill(
+            -1, torch.tensor(what_if.experts_off, device=logits.device), MASKED
+        )
     probs = logits.softmax(-1)
     expert = keep_top_k(logits, K)
     gate = gates(logits, probs, expert, config.gate)
@@ -117,8 +125,9 @@ def route(logits: Tensor, config: MoEConfig, what_if: WhatIf, *, mask: Tensor | 
     return Routing(logits, probs, expert, gate, slot.masked_fill(~kept, -1), kept, limits)
 
 
-def _limits(config: MoEConfig, what_if: WhatIf, top_k: int, batch: int,
-            sub_tokens: int | list[int]) -> tuple[int | None, ...]:
+def _limits(
+    config: MoEConfig, what_if: WhatIf, top_k: int, batch: int, sub_tokens: int | list[int]
+) -> tuple[int | None, ...]:
     """Capacity of each sequence of the batch."""
     factors = what_if.capacity_factors or (config.capacity_factor,)
     if len(factors) == 1:

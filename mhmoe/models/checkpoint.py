@@ -1,68 +1,123 @@
-"""Checkpoints on disk: float16 safetensors, and a card (JSON) with shape, checksum and numbers."""
+"""Checkpoints on disk: float16 safetensors, and a card (JSON) with shape, checksum and numbers.
+
+They lie in one folder, together with the tokenizer: the one that is shipped, or the one that
+the environment variable MHMOE_MODELS names.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
+from mhmoe.models import tokenizer
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Transformer
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-MODELS = ASSETS / "models"
-TOKENIZER = MODELS / "tokenizer.json"
+#: What every card says, beside the facts of its training.
+CARD = ("name", "config", "file", "sha256", "params_total", "params_active", "macs_per_token")
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or not what its card says."""
 
 
-def names(folder: Path = MODELS) -> list[str]:
-    """Names of all models that have a card."""
-    return sorted(p.stem for p in folder.glob("*.json") if p != folder / TOKENIZER.name)
+def folder() -> Path:
+    """Where the models are."""
+    return Path(os.environ.get("MHMOE_MODELS") or ASSETS / "models")
 
 
-def card(name: str, folder: Path = MODELS) -> dict:
-    """The model's card. Raises CheckpointError listing the known names."""
-    path = folder / f"{name}.json"
-    if name not in names(folder):
-        raise CheckpointError(f"Unknown model {name!r}; known are {', '.join(names(folder))}.")
+def tokenizer_path() -> Path:
+    return folder() / "tokenizer.json"
+
+
+def load_tokenizer() -> Tokenizer:
+    """The tokenizer of all text models. Raises CheckpointError."""
+    path = tokenizer_path()
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"The card {path.name} cannot be read ({error}); "
-                              "restore it from the repository.") from None
+        return tokenizer.load(path)
+    except Exception as error:  # the library raises nothing more specific
+        raise CheckpointError(
+            f"The tokenizer {path.name} cannot be read ({error}); restore it from the repository."
+        ) from None
 
 
-def save(model: Transformer, name: str, facts: dict, folder: Path = MODELS) -> None:
+def runs() -> Path:
+    """Where the replays of training runs are: beside the models."""
+    return folder().parent / "runs"
+
+
+def names() -> list[str]:
+    """Names of all models that have a card."""
+    return sorted(p.stem for p in folder().glob("*.json") if p != tokenizer_path())
+
+
+def unknown(name: str) -> str:
+    """The sentence about a model that does not exist."""
+    return f"Unknown model {name!r}; known are {', '.join(names()) or 'none'}."
+
+
+def card(name: str) -> dict:
+    """The model's card. Raises CheckpointError listing the known names."""
+    if name not in names():
+        raise CheckpointError(unknown(name))
+    path = folder() / f"{name}.json"
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+        missing = [key for key in CARD if key not in facts]
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        ModelConfig.from_dict(facts["config"])
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"The card {path.name} cannot be read ({error}); restore it from the repository."
+        ) from None
+    return facts
+
+
+def save(model: Transformer, name: str, facts: dict) -> None:
     """Write ``name.safetensors`` (float16) and its card; facts go into the card."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.safetensors"
-    save_file({k: v.detach().half().contiguous().cpu() for k, v in model.state_dict().items()},
-              str(path))
-    content = {"name": name, "config": model.config.to_dict(), "file": path.name,
-               "sha256": digest(path), "bytes": path.stat().st_size, **model.counts(), **facts}
-    (folder / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n",
-                                         "utf-8")
+    folder().mkdir(parents=True, exist_ok=True)
+    path = folder() / f"{name}.safetensors"
+    save_file(
+        {k: v.detach().half().contiguous().cpu() for k, v in model.state_dict().items()}, str(path)
+    )
+    content = {
+        "name": name,
+        "config": model.config.to_dict(),
+        "file": path.name,
+        "sha256": digest(path),
+        "bytes": path.stat().st_size,
+        **model.counts(),
+        **facts,
+    }
+    (folder() / f"{name}.json").write_text(
+        json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8"
+    )
 
 
-def load(name: str, device: torch.device | str = "cpu",
-         folder: Path = MODELS) -> tuple[Transformer, dict]:
+def load(name: str, device: torch.device | str = "cpu") -> tuple[Transformer, dict]:
     """The model in float32 on the device, and its card. Raises CheckpointError."""
-    facts = card(name, folder)
-    path = folder / facts["file"]
+    facts = card(name)
+    path = folder() / facts["file"]
     if not path.exists():
-        raise CheckpointError(f"The weights {path.name} of model {name!r} are missing; "
-                              "restore the file from the repository or train the model again.")
+        raise CheckpointError(
+            f"The weights {path.name} of model {name!r} are missing; "
+            "restore the file from the repository or train the model again."
+        )
     if (found := digest(path)) != facts["sha256"]:
-        raise CheckpointError(f"The weights {path.name} are damaged: their SHA-256 starts with "
-                              f"{found[:12]}, the card says {facts['sha256'][:12]}. "
-                              "Restore the file from the repository.")
+        raise CheckpointError(
+            f"The weights {path.name} are damaged: their SHA-256 starts with "
+            f"{found[:12]}, the card says {facts['sha256'][:12]}. "
+            "Restore the file from the repository."
+        )
     model = Transformer(ModelConfig.from_dict(facts["config"]))
     try:
         model.load_state_dict({k: v.float() for k, v in load_file(str(path)).items()})

@@ -52,8 +52,9 @@ class ModelConfig:
 
 _SPARSE = MoEConfig(d_model=128, d_ff=512, experts=8, top_k=2, activation="relu")
 _TEXT = dict(kind="text", d_model=128, blocks=4, attention_heads=4, vocabulary=6144, context=128)
-_IMAGE = dict(kind="image", d_model=128, blocks=4, attention_heads=4, vocabulary=192, context=256,
-              patch=8)
+_IMAGE = dict(
+    kind="image", d_model=128, blocks=4, attention_heads=4, vocabulary=192, context=256, patch=8
+)
 
 #: Every shipped model. The sparse pair of a family differs in one thing, the heads; its MH-MoE
 #: has the same E, K and (to 0.1 %) the same parameters. The dense model's FFN is as wide as the

@@ -22,15 +22,23 @@ def choose(name: str | None = None) -> torch.device:
     kind = name.split(":")[0]
     if kind not in CHOICES:
         raise DeviceError(f"Unknown device {name!r}; known are {', '.join(CHOICES)}.")
-    present = {"cpu": True, "cuda": torch.cuda.is_available(),
-               "mps": torch.backends.mps.is_available()}
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if kind == "auto":
         kind = "cuda" if present["cuda"] else "mps" if present["mps"] and mps_agrees() else "cpu"
         return torch.device(kind)
     if not present[kind]:
-        raise DeviceError(f"Device {name!r} was asked for, but this machine has none; "
-                          f"use one of {', '.join(k for k, v in present.items() if v)}.")
-    return torch.device(name)
+        raise DeviceError(
+            f"Device {name!r} was asked for, but this machine has none; "
+            f"use one of {', '.join(k for k, v in present.items() if v)}."
+        )
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"{name!r} does not name a device; write for example 'cuda:0'.") from None
 
 
 @cache
@@ -42,8 +50,9 @@ def mps_agrees() -> bool:
     with torch.inference_mode():
         y, routing, _ = layer.run(x)
         y_mps, routing_mps, _ = layer.to("mps").run(x.to("mps"))
-    return (torch.equal(routing.expert, routing_mps.expert.cpu())
-            and torch.allclose(y, y_mps.cpu(), rtol=1e-3, atol=1e-4))
+    return torch.equal(routing.expert, routing_mps.expert.cpu()) and torch.allclose(
+        y, y_mps.cpu(), rtol=1e-3, atol=1e-4
+    )
 
 
 def describe(device: torch.device) -> str:

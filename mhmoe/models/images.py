@@ -6,7 +6,8 @@
 (where the left-over is odd, the extra pixel stays right or below), and reduced to
 ``side x side``. ``crop`` names that square in pixels of the upright original.
 
-**What works**: PNG, JPEG, WEBP, GIF, BMP, TIFF with at least 8 x 8 and at most 64 megapixels.
+**What works**: PNG, JPEG, WEBP, GIF, BMP, TIFF with at least 8 x 8 and at most 64 megapixels
+(WEBP 32, whose decoder needs much memory).
 CMYK is turned into RGB (JPEG by Adobe's inverted convention, which is the one in use); 16-bit
 pictures are scaled by 65535, never clipped; float and 32-bit greys are stretched from their
 smallest to their largest value; transparency is laid on white; of an animation or a document of
@@ -22,7 +23,8 @@ leave this module: text, scripts or archives attached to a picture are dropped w
 
 **Threads.** No global state of Pillow or of ``warnings`` is read or changed: Pillow's own bomb
 check is a process-wide setting, so the limits here are checked by hand, and the plugins are called
-directly. Any number of threads may decode at once; the peak is about 8 bytes a pixel.
+directly. Any number of threads may decode at once. Measured peak of memory at 50 megapixels: 4 MB
+for a baseline JPEG, 150 MB for a progressive one, 200 to 500 MB for a PNG.
 
 Pillow and numpy only.
 """
@@ -43,14 +45,18 @@ from PIL import (
     WebPImagePlugin,
 )
 
-MAX_BYTES = 20_000_000       #: bytes of a file
-MAX_PIXELS = 64_000_000      #: width x height
-MIN_SIDE = 8                 #: pixels: one patch of the image encoder
+MAX_BYTES = 20_000_000  #: bytes of a file
+MAX_PIXELS = 64_000_000  #: width x height
+MAX_WEBP_PIXELS = 32_000_000  #: its decoder keeps several copies, 16 bytes a pixel
+MIN_SIDE = 8  #: pixels: one patch of the image encoder
 
 READERS = {
-    "PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile, "GIF": GifImagePlugin.GifImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile, "TIFF": TiffImagePlugin.TiffImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
 }
 FORMATS = tuple(READERS)
 
@@ -58,22 +64,22 @@ FORMATS = tuple(READERS)
 PROBLEMS = {
     "empty": "The file is empty (0 bytes). Choose it again, or choose another picture.",
     "too-large": "The file has {bytes:,} bytes; at most {limit:,} are accepted. "
-                 "Save a smaller copy and try again.",
+    "Save a smaller copy and try again.",
     "not-an-image": "This file of {bytes:,} bytes is not a picture, whatever its name says. "
-                    "Choose a PNG, JPEG, WEBP, GIF, BMP or TIFF file.",
+    "Choose a PNG, JPEG, WEBP, GIF, BMP or TIFF file.",
     "unsupported-format": "This is a {format} file, which cannot be read here. "
-                          "Save or export it as JPEG or PNG and try again.",
+    "Save or export it as JPEG or PNG and try again.",
     "too-many-pixels": "The picture has {width:,} x {height:,} pixels ({megapixels:,} megapixels); "
-                       "at most {limit:,} megapixels are accepted. "
-                       "Save a smaller copy and try again.",
+    "at most {limit:,} megapixels are accepted. "
+    "Save a smaller copy and try again.",
     "too-small": "The picture has {width:,} x {height:,} pixels; both sides must have at least "
-                 "{limit}. Choose a larger picture.",
+    "{limit}. Choose a larger picture.",
     "truncated": "This {format} file of {bytes:,} bytes ends before its picture does. "
-                 "Copy or download it again.",
+    "Copy or download it again.",
     "damaged": "This {format} file of {bytes:,} bytes is damaged and cannot be decoded. "
-               "Open it in another program and save it as JPEG or PNG.",
+    "Open it in another program and save it as JPEG or PNG.",
     "no-memory": "There was not enough memory to decode {width:,} x {height:,} pixels. "
-                 "Save a smaller copy and try again.",
+    "Save a smaller copy and try again.",
 }
 
 #: code -> what was done to the picture, in English.
@@ -84,7 +90,7 @@ NOTES = {
     "first-frame": "animated or of several pages: the first one is used",
     "transparency": "transparent parts are laid on white",
     "cmyk": "printing colours (CMYK) turned into RGB",
-    "16-bit": "16 bits a channel scaled to 8",
+    "16-bit": "16-bit greys scaled to 8 bits",
     "stretched": "its smallest to largest value stretched over black to white",
 }
 
@@ -143,7 +149,7 @@ def decode(data: bytes, side: int = 128, max_bytes: int = MAX_BYTES) -> DecodedI
         found = problem
     except MemoryError:
         found = ImageProblem("no-memory", width=size[0], height=size[1])
-    except Exception as error:       # plugins raise nearly everything on hostile bytes
+    except Exception as error:  # plugins raise nearly everything on hostile bytes
         cut = _cut_short(data, form, error)
         found = ImageProblem("truncated" if cut else "damaged", format=form, bytes=len(data))
     # raised out here, so that it does not keep the decoder's frames and the file alive
@@ -151,13 +157,16 @@ def decode(data: bytes, side: int = 128, max_bytes: int = MAX_BYTES) -> DecodedI
 
 
 def _decode(data: bytes, form: str, side: int, size: list[int]) -> DecodedImage:
-    if form == "WEBP":               # its decoder allocates the canvas as soon as it is opened
-        _check_size(*_webp_size(data))
+    if form == "WEBP":  # its decoder allocates the canvas as soon as it is opened
+        _check_size(*_webp_size(data), MAX_WEBP_PIXELS)
     image = READERS[form](BytesIO(data))
     size[:] = image.size
     _check_size(*image.size)
-    if form == "TIFF":               # tiles may be larger than the picture they cover
-        _check_size(*(image.tag_v2.get(tag, MIN_SIDE) for tag in (322, 323)))
+    if form == "BMP" and image.info.get("compression") in (1, 2):
+        # Pillow unpacks these in Python, a second for each megabyte of the file
+        raise ImageProblem("unsupported-format", format="run-length compressed BMP")
+    if form == "TIFF":  # tiles may be larger than the picture they cover
+        _check_size(*(max(image.tag_v2.get(tag, 0), MIN_SIDE) for tag in (322, 323)))
     notes = ["first-frame"] if _several(image) else []
     full = image.size
     if form == "JPEG":
@@ -183,27 +192,37 @@ def _decode(data: bytes, form: str, side: int, size: list[int]) -> DecodedImage:
     return DecodedImage(pixels=pixels, crop=crop, size=upright, format=form, notes=tuple(notes))
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
     if min(width, height) < MIN_SIDE:
         raise ImageProblem("too-small", width=width, height=height, limit=MIN_SIDE)
-    if width * height > MAX_PIXELS:
-        raise ImageProblem("too-many-pixels", width=width, height=height,
-                           megapixels=round(width * height / 1e6, 1), limit=MAX_PIXELS // 10**6)
+    if width * height > most:
+        raise ImageProblem(
+            "too-many-pixels",
+            width=width,
+            height=height,
+            megapixels=round(width * height / 1e6, 1),
+            limit=most // 10**6,
+        )
 
 
 # ---------------------------------------------------------------------------- pixels
 
-def _reduce(image: Image.Image, box: tuple[int, ...], full: tuple[int, int], side: int,
-            notes: list[str]) -> Image.Image:
+
+def _reduce(
+    image: Image.Image, box: tuple[int, ...], full: tuple[int, int], side: int, notes: list[str]
+) -> Image.Image:
     """The box (pixels of the stored, undrafted picture) as RGB, side x side."""
-    across, down = image.width / full[0], image.height / full[1]     # below 1 after a draft
+    across, down = image.width / full[0], image.height / full[1]  # below 1 after a draft
     box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
     if image.mode not in ("L", "RGB", "CMYK", "YCbCr"):
         # what follows copies the picture: copy the square only (whole pixels: there is no draft)
         image = image.crop(tuple(round(v) for v in box))
         box = (0, 0, *image.size)
-    image = _plain_mode(image, notes)
+    image, low, high = _plain_mode(image, notes)
     image = image.resize((side, side), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
+    if image.mode == "F":
+        scaled = (np.asarray(image) - low) * (255 / ((high - low) or 1))
+        image = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
     if image.mode == "CMYK":
         notes.append("cmyk")
     if image.mode in ("RGBA", "LA"):
@@ -215,55 +234,61 @@ def _reduce(image: Image.Image, box: tuple[int, ...], full: tuple[int, int], sid
     return image.convert("RGB")
 
 
-def _plain_mode(image: Image.Image, notes: list[str]) -> Image.Image:
-    """To a mode whose values may be averaged: L, LA, RGB, RGBA, CMYK or YCbCr."""
-    if image.mode.startswith("I;16"):
+def _plain_mode(image: Image.Image, notes: list[str]) -> tuple[Image.Image, float, float]:
+    """To a mode whose values may be averaged; for F also the values of black and white."""
+    mode = image.mode
+    if mode.startswith("I;16"):
         notes.append("16-bit")
-        return _grey(np.asarray(image), 0, 65535)
-    if image.mode in ("I", "F"):
-        values = np.nan_to_num(np.asarray(image, np.float64))
+        return Image.fromarray(np.asarray(image).astype(np.float32)), 0.0, 65535.0
+    if mode in ("I", "F"):
         notes.append("stretched")
-        return _grey(values, float(values.min()), float(values.max()))
-    if "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
-        return image.convert("LA" if image.mode == "La" else "RGBA")
-    if image.mode in ("1", "P", "RGBX", "HSV"):
-        return image.convert("L" if image.mode == "1" else "RGB")
-    return image
-
-
-def _grey(values: np.ndarray, low: float, high: float) -> Image.Image:
-    scaled = (values.astype(np.float32) - low) * (255 / ((high - low) or 1))
-    return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+        values = np.asarray(image).astype(np.float32)
+        values[~np.isfinite(values)] = 0
+        return Image.fromarray(values), float(values.min()), float(values.max())
+    if mode == "LAB":
+        raise ImageProblem("unsupported-format", format="Lab colour TIFF")
+    if mode == "La":
+        image = image.convert("LA")
+    elif "transparency" in image.info or mode in ("PA", "RGBa"):
+        image = image.convert("RGBA")
+    elif mode in ("1", "P", "RGBX", "HSV"):
+        image = image.convert("L" if mode == "1" else "RGB")
+    return image, 0.0, 255.0
 
 
 # ---------------------------------------------------------------------------- upright
 
 TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 
 
 def _orientation(image: Image.Image, form: str) -> int:
     """EXIF orientation 1..8 of a loaded picture; 1 where there is none to apply."""
-    if form == "TIFF":                # Pillow turns these upright while loading
+    if form == "TIFF":  # Pillow turns these upright while loading
         return 1
     try:
         value = int(image.getexif().get(0x0112, 1))
-    except Exception:                 # a broken EXIF block does not spoil the picture
+    except Exception:  # a broken EXIF block does not spoil the picture
         return 1
     return value if 1 <= value <= 8 else 1
 
 
-def _stored_box(crop: tuple[int, int, int, int], full: tuple[int, int],
-                turn: int) -> tuple[int, int, int, int]:
+def _stored_box(
+    crop: tuple[int, int, int, int], full: tuple[int, int], turn: int
+) -> tuple[int, int, int, int]:
     """A box of the upright picture as a box of the picture as it is stored.
 
     Cutting and reducing before turning is cheaper than turning megapixels.
     """
     left, top, right, bottom = crop
-    if turn >= 5:                     # rows are stored as columns
+    if turn >= 5:  # rows are stored as columns
         left, top, right, bottom = top, left, bottom, right
     if turn in (2, 3, 7, 8):
         left, right = full[0] - right, full[0] - left
@@ -275,7 +300,7 @@ def _stored_box(crop: tuple[int, int, int, int], full: tuple[int, int],
 def _several(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:                 # what follows the first frame may be broken
+    except Exception:  # what follows the first frame may be broken
         return True
 
 
@@ -283,13 +308,23 @@ def _several(image: Image.Image) -> bool:
 
 #: (offset, bytes there, name); the names that are not in FORMATS are refused by name.
 SIGNATURES = (
-    (0, b"\x89PNG\r\n\x1a\n", "PNG"), (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"GIF87a", "GIF"), (0, b"GIF89a", "GIF"),
-    (0, b"II*\0", "TIFF"), (0, b"MM\0*", "TIFF"), (0, b"II+\0", "TIFF"), (0, b"MM\0+", "TIFF"),
-    (0, b"%PDF", "PDF"), (0, b"8BPS", "Photoshop (PSD)"), (0, b"\0\0\1\0", "ICO"),
-    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"), (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (0, b"\0\0\0\x0cJXL ", "JPEG XL"), (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"\x76\x2f\x31\x01", "OpenEXR"), (0, b"DDS ", "DDS"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"GIF87a", "GIF"),
+    (0, b"GIF89a", "GIF"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"II+\0", "TIFF"),
+    (0, b"MM\0+", "TIFF"),
+    (0, b"%PDF", "PDF"),
+    (0, b"8BPS", "Photoshop (PSD)"),
+    (0, b"\0\0\1\0", "ICO"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"DDS ", "DDS"),
 )
 BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"}
@@ -316,7 +351,7 @@ def _sniff(data: bytes) -> str | None:
 def _iso_format(data: bytes) -> str:
     """HEIC, AVIF and films share one container; the brands in its first box tell them apart."""
     end = min(int.from_bytes(data[:4], "big"), 256, len(data))
-    brands = [data[8:12]] + [data[i:i + 4] for i in range(16, end - 3, 4)]
+    brands = [data[8:12]] + [data[i : i + 4] for i in range(16, end - 3, 4)]
     for brand in brands:
         if brand in HEIC_BRANDS:
             return "HEIC"
@@ -331,13 +366,17 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     if len(data) < 30 or kind not in (b"VP8X", b"VP8L", b"VP8 "):
         raise ValueError("no WEBP chunk")
     if kind == b"VP8X":
-        return (1 + int.from_bytes(data[24:27], "little"),
-                1 + int.from_bytes(data[27:30], "little"))
+        return (
+            1 + int.from_bytes(data[24:27], "little"),
+            1 + int.from_bytes(data[27:30], "little"),
+        )
     if kind == b"VP8L":
         bits = int.from_bytes(data[21:25], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    return (int.from_bytes(data[26:28], "little") & 0x3FFF,
-            int.from_bytes(data[28:30], "little") & 0x3FFF)
+    return (
+        int.from_bytes(data[26:28], "little") & 0x3FFF,
+        int.from_bytes(data[28:30], "little") & 0x3FFF,
+    )
 
 
 def _cut_short(data: bytes, form: str, error: Exception) -> bool:
@@ -355,5 +394,14 @@ def _cut_short(data: bytes, form: str, error: Exception) -> bool:
     return "truncated" in str(error).lower() or len(data) < 64
 
 
-__all__ = ["DecodedImage", "FORMATS", "ImageProblem", "MAX_BYTES", "MAX_PIXELS", "MIN_SIDE",
-           "NOTES", "PROBLEMS", "decode"]
+__all__ = [
+    "DecodedImage",
+    "FORMATS",
+    "ImageProblem",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "MIN_SIDE",
+    "NOTES",
+    "PROBLEMS",
+    "decode",
+]

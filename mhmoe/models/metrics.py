@@ -2,54 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mhmoe.models.patches import random_mask, to_patches
-from mhmoe.models.transformer import Transformer
+from mhmoe.models.transformer import Run, Transformer
 
 BATCH = 16
 
+#: Called with every forward pass of an evaluation, for those who count what it routed.
+Watch = Callable[[Run], None]
+
 
 @torch.inference_mode()
-def text_metrics(model: Transformer, windows: np.ndarray, sizes: np.ndarray) -> dict:
+def text_metrics(
+    model: Transformer, windows: np.ndarray, sizes: np.ndarray, watch: Watch = lambda run: None
+) -> dict:
     """windows [N, context] token ids; sizes [vocabulary] UTF-8 bytes of each token.
 
     The first token of a window has nothing before it and is not predicted; tokens and bytes
     count the predicted ones, so bits_per_byte = log2(perplexity) * tokens / bytes.
     """
     if not len(windows):
-        raise ValueError(f"The text is shorter than one full window of "
-                         f"{model.config.context} tokens; give more text.")
-    nats = sum(float(token_nats(model(chunk).output, chunk).sum())
-               for chunk in _chunks(model, windows))
+        raise ValueError(
+            f"The text is shorter than one full window of "
+            f"{model.config.context} tokens; give more text."
+        )
+    nats = 0.0
+    for chunk in _chunks(model, windows):
+        run = model(chunk)
+        watch(run)
+        nats += float(token_nats(run.output, chunk).sum())
     targets = windows[:, 1:]
     tokens, size = int(targets.size), int(sizes[targets].sum())
-    return {"bits_per_byte": nats / np.log(2) / size, "perplexity": float(np.exp(nats / tokens)),
-            "tokens": tokens, "bytes": size}
+    return {
+        "bits_per_byte": nats / np.log(2) / size,
+        "perplexity": float(np.exp(nats / tokens)),
+        "tokens": tokens,
+        "bytes": size,
+    }
 
 
 def token_nats(output_BTV: Tensor, ids_BT: Tensor) -> Tensor:
     """[B, T-1] cross-entropy of each token after the first."""
-    return F.cross_entropy(output_BTV[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten().long(),
-                           reduction="none").view(len(ids_BT), -1)
+    return F.cross_entropy(
+        output_BTV[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten().long(), reduction="none"
+    ).view(len(ids_BT), ids_BT.shape[1] - 1)
 
 
 @torch.inference_mode()
-def image_metrics(model: Transformer, pictures: np.ndarray, mask_ratio: float = 0.5,
-                  seed: int = 0) -> dict:
+def image_metrics(
+    model: Transformer,
+    pictures: np.ndarray,
+    mask_ratio: float = 0.5,
+    seed: int = 0,
+    watch: Watch = lambda run: None,
+) -> dict:
     """pictures [N, side, side, 3] uint8. Mean squared error of hidden patches, in units of the
     pixel range 0..1, and the same for predicting each picture's mean visible colour."""
     error = baseline = 0.0
     hidden = 0
     for at in range(0, len(pictures), BATCH):
-        chunk = pictures[at:at + BATCH]
+        chunk = pictures[at : at + BATCH]
         patches = to_patches(chunk, model.config.patch).to(next(model.parameters()).device)
         masked = random_mask(len(chunk), model.config.context, mask_ratio, [seed, at])
         masked = masked.to(patches.device)
-        guess = model(patches, masked=masked).output
+        run = model(patches, masked=masked)
+        watch(run)
+        guess = run.output
         visible = (~masked)[..., None].float()
         colours = patches.unflatten(-1, (-1, 3))
         mean = (colours.mean(2) * visible).sum(1) / visible.sum(1)  # [B, 3]
@@ -58,12 +82,17 @@ def image_metrics(model: Transformer, pictures: np.ndarray, mask_ratio: float = 
         baseline += float(flat[masked].sum())
         hidden += int(masked.sum())
     scale = 0.25**2  # patches are in units of 0.25 of the pixel range
-    return {"masked_error": error / hidden * scale, "baseline_error": baseline / hidden * scale,
-            "relative_error": error / baseline, "images": len(pictures), "patches": hidden,
-            "mask_ratio": mask_ratio}
+    return {
+        "masked_error": error / hidden * scale,
+        "baseline_error": baseline / hidden * scale,
+        "relative_error": error / baseline,
+        "images": len(pictures),
+        "patches": hidden,
+        "mask_ratio": mask_ratio,
+    }
 
 
 def _chunks(model: Transformer, windows: np.ndarray):
     device = next(model.parameters()).device
     for at in range(0, len(windows), BATCH):
-        yield torch.from_numpy(windows[at:at + BATCH]).to(device).long()
+        yield torch.from_numpy(windows[at : at + BATCH]).to(device).long()

@@ -16,8 +16,10 @@ from mhmoe.trace import TextInput, Token
 #: One word: a run of letters with their marks and inner apostrophes, a number, a run of CJK
 #: (split further below), or a run of anything else; a single leading space belongs to it.
 _CJK = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af\U00020000-\U0002ffff"
-_WORD = re.compile(rf" ?(?:[{_CJK}]+|(?:(?![{_CJK}])[^\W\d_])(?:(?![{_CJK}])[\w'’\u0300-\u036f])*"
-                   rf"|\d+|[^\s\w]+|_+|\w)|\s+")
+_WORD = re.compile(
+    rf" ?(?:[{_CJK}]+|(?:(?![{_CJK}])[^\W\d_])(?:(?![{_CJK}])[\w'’\u0300-\u036f])*"
+    rf"|\d+|[^\s\w]+|_+|\w)|\s+"
+)
 _HAS_CJK = re.compile(rf"[{_CJK}]")
 
 
@@ -26,9 +28,14 @@ def train(sentences: Iterable[str], vocabulary: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(sentences, trainers.BpeTrainer(
-        vocab_size=vocabulary, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False))
+    tokenizer.train_from_iterator(
+        sentences,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
     return tokenizer
 
 

@@ -49,8 +49,9 @@ class Block(nn.Module):
         self.attention_norm = nn.RMSNorm(config.d_model)
         self.attention = Attention(config)
         self.ffn_norm = nn.RMSNorm(config.d_model)
-        self.ffn = MoELayer(config.moe) if config.moe else DenseFFN(
-            config.d_model, config.d_ff, "relu")
+        self.ffn = (
+            MoELayer(config.moe) if config.moe else DenseFFN(config.d_model, config.d_ff, "relu")
+        )
 
 
 class Transformer(nn.Module):
@@ -79,8 +80,11 @@ class Transformer(nn.Module):
             if p.dim() == 1:
                 p.fill_(0.0 if name.endswith("bias") or name == "mask_token" else 1.0)
             else:
-                p.normal_(0, 0.02 if "embed" in name or "position" in name
-                          else p.shape[-1] ** -0.5, generator=generator)
+                p.normal_(
+                    0,
+                    0.02 if "embed" in name or "position" in name else p.shape[-1] ** -0.5,
+                    generator=generator,
+                )
         for block in self.blocks:
             block.attention.out.weight.mul_(scale)
             if isinstance(block.ffn, MoELayer):
@@ -90,22 +94,29 @@ class Transformer(nn.Module):
                 block.ffn.w_in.normal_(0, self.config.d_model**-0.5, generator=generator)
                 block.ffn.w_out.normal_(0, scale * self.config.d_ff**-0.5, generator=generator)
 
-    def forward(self, inputs: Tensor, *, masked: Tensor | None = None,
-                what_if: WhatIf = TRAINED, with_places: bool = False,
-                with_vectors: bool = False) -> Run:
+    def forward(
+        self,
+        inputs: Tensor,
+        *,
+        masked: Tensor | None = None,
+        what_if: WhatIf = TRAINED,
+        with_places: bool = False,
+        with_vectors: bool = False,
+    ) -> Run:
         """inputs: token ids [B, T], or patches [B, T, values] with ``masked`` [B, T] bool."""
         x = self.embed(inputs)
         if masked is not None:
             x = torch.where(masked[..., None], self.mask_token.to(x.dtype), x)
-        x = x + self.position[:x.shape[1]]
+        x = x + self.position[: x.shape[1]]
         run = Run(x)
         for block in self.blocks:
             x = x + block.attention(block.attention_norm(x))
             if self.config.moe is None:
                 x = x + block.ffn(block.ffn_norm(x))
                 continue
-            y, routing, vectors = block.ffn.run(block.ffn_norm(x), what_if=what_if,
-                                                with_places=with_places)
+            y, routing, vectors = block.ffn.run(
+                block.ffn_norm(x), what_if=what_if, with_places=with_places
+            )
             x = x + y
             run.routing.append(routing)
             if with_vectors:

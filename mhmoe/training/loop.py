@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -49,17 +50,28 @@ class Progress:
 class Job:
     """A recipe on a device, with its state in a folder outside the project."""
 
-    def __init__(self, recipe: Recipe, state: Path, *, text_dir: Path | None = None,
-                 device: torch.device | str = "cpu"):
-        self.recipe, self.folder, self.device = recipe, state / f"{recipe.name}-{recipe.seed}", device
+    def __init__(
+        self,
+        recipe: Recipe,
+        state: Path,
+        *,
+        text_dir: Path | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.recipe, self.device = recipe, device
+        self.folder = state / f"{recipe.name}-{recipe.seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model = Transformer(recipe.model, recipe.seed).to(device)
         matrices = [p for p in self.model.parameters() if p.dim() > 1]
         vectors = [p for p in self.model.parameters() if p.dim() <= 1]
         self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": recipe.weight_decay},
-             {"params": vectors, "weight_decay": 0.0}],
-            lr=recipe.learning_rate, betas=(0.9, 0.95))
+            [
+                {"params": matrices, "weight_decay": recipe.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.95),
+        )
         self.step, self.seconds = 0, 0.0
         self.loss_log: list[float] = []
         self.demand_log: list[np.ndarray] = []
@@ -73,14 +85,18 @@ class Job:
         r = self.recipe
         if r.data == "text":
             if text_dir is None:
-                raise TrainingError(f"The recipe {r.name} trains on text; name its folder "
-                                    "with --text-dir (the README says what must be in it).")
+                raise TrainingError(
+                    f"The recipe {r.name} trains on text; name its folder "
+                    "with --text-dir (the README says what must be in it)."
+                )
             bpe = open_tokenizer(text_dir, r.model.vocabulary)
             self.train_data = TextData(text_dir, "train", bpe, r.model.context)
-            self.held_out = TextData(text_dir, "dev", bpe, r.model.context).batch(0, 0, VALIDATION)
+            self.held_out_text = TextData(text_dir, "dev", bpe, r.model.context)
+            self.held_out = self.held_out_text.batch(0, 0, VALIDATION)
             self.sizes = tokenizer.byte_sizes(bpe)
         else:
             from mhmoe.training import scenes  # only image runs need scikit-image
+
             self.scenes = scenes
             self.held_out = scenes.validation(VALIDATION)
 
@@ -111,7 +127,7 @@ class Job:
 
     def run(self, report: Callable[[Progress], None] = lambda p: None) -> None:
         """Train to the end, from where the last saved state stands."""
-        started, first = time.monotonic(), self.step
+        started, first, counted = time.monotonic(), self.step, 0.0
         due = {round(i * self.recipe.steps / VALIDATE_AT) for i in range(1, VALIDATE_AT + 1)}
         while self.step < self.recipe.steps:
             self._one_step()
@@ -120,15 +136,24 @@ class Job:
             if self.step in due:
                 self.validation.append({"step": self.step, **self.validate()})
             if self.step % SAVE_EVERY == 0 or self.step == self.recipe.steps:
-                self.seconds += spent - getattr(self, "_counted", 0.0)
-                self._counted = spent
+                self.seconds += spent - counted
+                counted = spent
                 self.save()
             if self.step % REPORT_EVERY == 0 or self.step == self.recipe.steps:
                 tokens = self.recipe.batch * self.recipe.model.context
                 share = self.demand_log[-1] if self.demand_log else np.ones((1, 1))
-                report(Progress(self.step, self.recipe.steps, self.loss_log[-1],
-                                done * tokens / spent, spent / done * (self.recipe.steps - self.step),
-                                float(share.max()), float(share.min())))
+                left = spent / done * (self.recipe.steps - self.step)
+                report(
+                    Progress(
+                        self.step,
+                        self.recipe.steps,
+                        self.loss_log[-1],
+                        done * tokens / spent,
+                        left,
+                        float(share.max()),
+                        float(share.min()),
+                    )
+                )
 
     def _one_step(self) -> None:
         for group in self.optimizer.param_groups:
@@ -139,18 +164,30 @@ class Job:
         for routing, (_, layer) in zip(run.routing, self.model.moe_layers, strict=True):
             parts = layer.losses(routing)
             r = self.recipe
-            total = total + (r.balance * parts["balance"] + r.importance * parts["importance"]
-                             + r.z * parts["z"])
+            total = total + (
+                r.balance * parts["balance"] + r.importance * parts["importance"] + r.z * parts["z"]
+            )
             demands.append(demand(routing.expert, layer.config.experts).float())
-            importances.append(importance(routing.expert.flatten(0, 1),
-                                          routing.gate.detach().flatten(0, 1),
-                                          layer.config.experts))
+            importances.append(
+                importance(
+                    routing.expert.flatten(0, 1),
+                    routing.gate.detach().flatten(0, 1),
+                    layer.config.experts,
+                )
+            )
         if not math.isfinite(total.item()):
-            raise TrainingError(f"The loss became {total.item()} at step {self.step}; stopped. "
-                                f"The last good state is in {self.folder}.")
+            raise TrainingError(
+                f"The loss became {total.item()} at step {self.step}; stopped. "
+                f"The last good state is in {self.folder}."
+            )
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        if not math.isfinite(norm):  # before it reaches the weights, and the saved state
+            raise TrainingError(
+                f"The gradient became {norm.item()} at step {self.step}; stopped. "
+                f"The last good state is in {self.folder}."
+            )
         self.optimizer.step()
         self.step += 1
         self.loss_log.append(task.item())
@@ -172,15 +209,32 @@ class Job:
                 tensors |= {f"first.{name}": kept["exp_avg"], f"second.{name}": kept["exp_avg_sq"]}
             save_file(tensors, str(new / "state.safetensors"))
             save_file(self.log(), str(new / "log.safetensors"))
-            (new / "state.json").write_text(json.dumps(
-                {"step": self.step, "seconds": self.seconds, "validation": self.validation,
-                 "recipe": self.recipe.to_dict()}))
-        except OSError as error:
-            raise TrainingError(f"The state could not be written to {self.folder} ({error}); "
-                                "the one saved before is kept.") from None
-        last = self.folder / "last"
-        shutil.rmtree(last, ignore_errors=True)
+            (new / "state.json").write_text(
+                json.dumps(
+                    {
+                        "step": self.step,
+                        "seconds": self.seconds,
+                        "validation": self.validation,
+                        "recipe": self.recipe.to_dict(),
+                    }
+                )
+            )
+        except (OSError, SafetensorError) as error:  # a full disk may raise either
+            raise TrainingError(
+                f"The state could not be written to {self.folder} ({error}); "
+                "the one saved before is kept."
+            ) from None
+        last, old = self.folder / "last", self.folder / "old"
+        shutil.rmtree(old, ignore_errors=True)
+        if last.exists():
+            last.rename(old)
         new.rename(last)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove the saved state, so that the run starts anew."""
+        for name in ("last", "new", "old"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def log(self) -> dict[str, torch.Tensor]:
         """loss [steps]; demand and importance shares [steps, layers, E] (absent when dense)."""
@@ -192,26 +246,42 @@ class Job:
 
     def resume(self) -> bool:
         """Load the last saved state; False if there is none."""
-        last = self.folder / "last"
-        if not (last / "state.json").exists():
+        last, new, old = (self.folder / name for name in ("last", "new", "old"))
+        if not last.exists() and old.exists() and new.exists():
+            new.rename(last)  # save was cut between its two renames: the new state is complete
+        if not last.exists():
             return False
+        try:
+            self._restore(last)
+        except TrainingError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise TrainingError(
+                f"The state in {last} is damaged ({error}); remove it to start anew."
+            ) from None
+        return True
+
+    def _restore(self, last: Path) -> None:
         facts = json.loads((last / "state.json").read_text())
         if facts["recipe"] != json.loads(json.dumps(self.recipe.to_dict())):
-            raise TrainingError(f"The state in {self.folder} belongs to another version of the "
-                                f"recipe {self.recipe.name}; move it away to start anew.")
+            raise TrainingError(
+                f"The state in {self.folder} belongs to another version of the "
+                f"recipe {self.recipe.name}; move it away to start anew."
+            )
         tensors = load_file(str(last / "state.safetensors"), device=str(self.device))
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         for name, p in self.model.named_parameters():
-            self.optimizer.state[p] = {"step": torch.tensor(float(facts["step"])),
-                                       "exp_avg": tensors[f"first.{name}"].clone(),
-                                       "exp_avg_sq": tensors[f"second.{name}"].clone()}
+            self.optimizer.state[p] = {
+                "step": torch.tensor(float(facts["step"])),
+                "exp_avg": tensors[f"first.{name}"].clone(),
+                "exp_avg_sq": tensors[f"second.{name}"].clone(),
+            }
         log = load_file(str(last / "log.safetensors"))
         self.loss_log = log["loss"].tolist()
         self.demand_log = list(log["demand"].numpy()) if "demand" in log else []
         self.importance_log = list(log["importance"].numpy()) if "importance" in log else []
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.validation = facts["validation"]
-        return True
 
 
 def schedule(step: int, recipe: Recipe) -> float:
@@ -224,14 +294,15 @@ def schedule(step: int, recipe: Recipe) -> float:
 
 def open_tokenizer(text_dir: Path, vocabulary: int):
     """The shipped tokenizer; learned from the text and saved if it is not there yet."""
-    if not checkpoint.TOKENIZER.exists():
-        checkpoint.TOKENIZER.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer.train(even_sample(text_dir, TOKENIZER_CHARACTERS), vocabulary).save(
-            str(checkpoint.TOKENIZER))
-    bpe = tokenizer.load(checkpoint.TOKENIZER)
+    path = checkpoint.tokenizer_path()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.train(even_sample(text_dir, TOKENIZER_CHARACTERS), vocabulary).save(str(path))
+    bpe = tokenizer.load(path)
     if bpe.get_vocab_size() != vocabulary:
-        raise TrainingError(f"The tokenizer has {bpe.get_vocab_size()} tokens, the recipe's model "
-                            f"{vocabulary}.")
+        raise TrainingError(
+            f"The tokenizer has {bpe.get_vocab_size()} tokens, the recipe's model {vocabulary}."
+        )
     return bpe
 
 

@@ -12,7 +12,11 @@ FOLDER = Path(__file__).parent / "recipes"
 
 
 class RecipeError(ValueError):
-    """A recipe that does not exist or cannot be run."""
+    """A recipe that cannot be used."""
+
+
+class UnknownRecipe(RecipeError):
+    """A recipe that does not exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +44,15 @@ class Recipe:
         """A shipped recipe by name, or a TOML file by path. Raises RecipeError."""
         path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
         if not path.exists():
-            raise RecipeError(f"Unknown recipe {name!r}; known are {', '.join(known())}.")
-        data = tomllib.loads(path.read_text("utf-8"))
-        shape = data.pop("model")
+            raise UnknownRecipe(f"Unknown recipe {name!r}; known are {', '.join(known())}.")
         try:
+            data = tomllib.loads(path.read_text("utf-8"))
+            shape = data.pop("model")
             model = SHIPPED[shape] if isinstance(shape, str) else ModelConfig.from_dict(shape)
             recipe = cls(name=path.stem, model=model, **data)
-        except (TypeError, KeyError, ValueError) as error:
+            if recipe.data != model.kind:
+                raise ValueError(f"a model of kind {model.kind} cannot learn from {recipe.data}")
+        except (OSError, TypeError, KeyError, ValueError) as error:
             raise RecipeError(f"The recipe {path.name} cannot be used: {error}") from None
         return recipe if seed is None else replace(recipe, seed=seed)
 

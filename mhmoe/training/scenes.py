@@ -59,11 +59,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-SIDE = 128                    #: pixels, side of a picture
-SCALE = 2                     #: scenes are painted this many times larger, then reduced
-CANVAS = SIDE * SCALE         #: pixels, side of the canvas that is painted on
-SMALLEST_CROP = 96            #: pixels of a photograph, side
-HELD_OUT_SHARE = 0.3          #: of a photograph's width or height, kept for validation
+SIDE = 128  #: pixels, side of a picture
+SCALE = 2  #: scenes are painted this many times larger, then reduced
+CANVAS = SIDE * SCALE  #: pixels, side of the canvas that is painted on
+SMALLEST_CROP = 96  #: pixels of a photograph, side
+HELD_OUT_SHARE = 0.3  #: of a photograph's width or height, kept for validation
 
 TRAIN_ROOT, VALIDATION_ROOT = 20_240, 20_241
 
@@ -71,10 +71,18 @@ SHAPES = ("disc", "ring", "square", "triangle", "star", "cross", "hexagon", "cre
 TEXTURES = ("flat", "stripes", "checks", "dots", "noise", "grain", "gradient")
 BACKGROUNDS = ("flat", "gradient", "glow", "noise", "pattern", "floor", "hills")
 COLOURS = {
-    "red": (200, 48, 44), "orange": (228, 128, 36), "yellow": (236, 202, 62),
-    "green": (70, 148, 66), "teal": (42, 142, 138), "blue": (50, 92, 180),
-    "purple": (122, 72, 158), "pink": (222, 126, 160), "brown": (124, 82, 50),
-    "white": (236, 234, 228), "grey": (134, 134, 136), "black": (34, 33, 38),
+    "red": (200, 48, 44),
+    "orange": (228, 128, 36),
+    "yellow": (236, 202, 62),
+    "green": (70, 148, 66),
+    "teal": (42, 142, 138),
+    "blue": (50, 92, 180),
+    "purple": (122, 72, 158),
+    "pink": (222, 126, 160),
+    "brown": (124, 82, 50),
+    "white": (236, 234, 228),
+    "grey": (134, 134, 136),
+    "black": (34, 33, 38),
 }
 
 
@@ -127,35 +135,95 @@ class Photograph:
 
 
 PHOTOGRAPHS = (
-    Photograph("astronaut.png", "public domain", "NASA",
-               "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5", 3, "bottom"),
-    Photograph("brick.png", "CC0", "CC0Textures",
-               "7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf"),
-    Photograph("camera.png", "CC0", "Lav Varshney",
-               "b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a", 4,
-               held_out=True),
-    Photograph("cell.png", "CC0", "Paul Mueller et al.",
-               "8d23a7fb81f7cc877cd09f330357fc7f595651306e84e17252f6e0a1b3f61515", 0.5),
-    Photograph("chelsea.png", "CC0", "Stefan van der Walt",
-               "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb", 3, "left"),
-    Photograph("clock_motion.png", "public domain", "Stefan van der Walt",
-               "f029226b28b642e80113d86622e9b215ee067a0966feaf5e60604a1e05733955", 0.5),
-    Photograph("coffee.png", "CC0", "Rachel Michetti",
-               "cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7", 3),
-    Photograph("grass.png", "CC0", "linolafett",
-               "b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89"),
-    Photograph("gravel.png", "CC0", "CC0Textures",
-               "c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12"),
-    Photograph("hubble_deep_field.jpg", "public domain", "NASA",
-               "3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4", 1.5),
-    Photograph("retina.jpg", "CC0", "Mikael Haggstrom",
-               "38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6", 1.5),
-    Photograph("text.png", "public domain", "Wikipedia",
-               "bd84aa3a6e3c9887850d45d606c96b2e59433fbef50338570b63c319e668e6d1", 0.5),
+    Photograph(
+        "astronaut.png",
+        "public domain",
+        "NASA",
+        "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
+        3,
+        "bottom",
+    ),
+    Photograph(
+        "brick.png",
+        "CC0",
+        "CC0Textures",
+        "7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf",
+    ),
+    Photograph(
+        "camera.png",
+        "CC0",
+        "Lav Varshney",
+        "b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a",
+        4,
+        held_out=True,
+    ),
+    Photograph(
+        "cell.png",
+        "CC0",
+        "Paul Mueller et al.",
+        "8d23a7fb81f7cc877cd09f330357fc7f595651306e84e17252f6e0a1b3f61515",
+        0.5,
+    ),
+    Photograph(
+        "chelsea.png",
+        "CC0",
+        "Stefan van der Walt",
+        "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb",
+        3,
+        "left",
+    ),
+    Photograph(
+        "clock_motion.png",
+        "public domain",
+        "Stefan van der Walt",
+        "f029226b28b642e80113d86622e9b215ee067a0966feaf5e60604a1e05733955",
+        0.5,
+    ),
+    Photograph(
+        "coffee.png",
+        "CC0",
+        "Rachel Michetti",
+        "cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7",
+        3,
+    ),
+    Photograph(
+        "grass.png",
+        "CC0",
+        "linolafett",
+        "b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89",
+    ),
+    Photograph(
+        "gravel.png",
+        "CC0",
+        "CC0Textures",
+        "c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12",
+    ),
+    Photograph(
+        "hubble_deep_field.jpg",
+        "public domain",
+        "NASA",
+        "3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4",
+        1.5,
+    ),
+    Photograph(
+        "retina.jpg",
+        "CC0",
+        "Mikael Haggstrom",
+        "38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6",
+        1.5,
+    ),
+    Photograph(
+        "text.png",
+        "public domain",
+        "Wikipedia",
+        "bd84aa3a6e3c9887850d45d606c96b2e59433fbef50338570b63c319e668e6d1",
+        0.5,
+    ),
 )
 
 
 # ---------------------------------------------------------------------------- the two streams
+
 
 def batch(seed: int, step: int, size: int, photographs: float = 0.5) -> np.ndarray:
     """uint8 [size, 128, 128, 3]. ``photographs``: their share, 0..1, spread evenly."""
@@ -170,8 +238,9 @@ def validation(size: int, photographs: float = 0.5) -> np.ndarray:
 
 def _stack(root: tuple[int, ...], size: int, share: float, held_out: bool) -> np.ndarray:
     if size < 1 or not 0 <= share <= 1:
-        raise ValueError(f"size must be at least 1 and the share of photographs in 0..1, "
-                         f"not {size} and {share}")
+        raise ValueError(
+            f"size must be at least 1 and the share of photographs in 0..1, not {size} and {share}"
+        )
     pictures = np.empty((size, SIDE, SIDE, 3), np.uint8)
     for i in range(size):
         rng = np.random.default_rng((*root, i))
@@ -184,6 +253,7 @@ def _stack(root: tuple[int, ...], size: int, share: float, held_out: bool) -> np
 
 
 # ---------------------------------------------------------------------------- photographs
+
 
 def photo_crops(rng: np.random.Generator, count: int = 1, held_out: bool = False) -> np.ndarray:
     """uint8 [count, 128, 128, 3]: random square crops, from 96 pixels up to the whole side.
@@ -199,12 +269,16 @@ def photo_crops(rng: np.random.Generator, count: int = 1, held_out: bool = False
         picture = pool[index][0]
         longest = min(picture.size)
         shortest = min(SMALLEST_CROP, longest)
-        side = shortest * (longest / shortest) ** rng.random()   # every scale equally often
+        side = shortest * (longest / shortest) ** rng.random()  # every scale equally often
         left = rng.uniform(0, picture.width - side)
         top = rng.uniform(0, picture.height - side)
         # reducing_gap: first shrink by whole numbers, which costs less and looks the same
-        small = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC,
-                               (left, top, left + side, top + side), reducing_gap=2.0)
+        small = picture.resize(
+            (SIDE, SIDE),
+            Image.Resampling.BICUBIC,
+            (left, top, left + side, top + side),
+            reducing_gap=2.0,
+        )
         crops[i] = np.asarray(small) if held_out else _jitter(rng, np.asarray(small))
     return crops
 
@@ -213,12 +287,12 @@ def _jitter(rng: np.random.Generator, crop: np.ndarray) -> np.ndarray:
     """Flip or turn; change brightness and colour a little; a grey picture gets a tint."""
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
-    crop = np.rot90(crop, int(rng.choice(4, p=(.7, .12, .06, .12))))
+    crop = np.rot90(crop, int(rng.choice(4, p=(0.7, 0.12, 0.06, 0.12))))
     grey = bool((crop[::16, ::16, 0] == crop[::16, ::16, 2]).all())
     gain = rng.uniform(0.85, 1.15) * (1 + rng.uniform(-1, 1, 3) * (0.22 if grey else 0.06))
     offset = rng.uniform(-14, 14)
     crop = crop * gain.astype(np.float32) + np.float32(offset)
-    if rng.random() < 0.3:                                 # paler, down to grey
+    if rng.random() < 0.3:  # paler, down to grey
         crop += (crop.mean(2, keepdims=True) - crop) * np.float32(rng.uniform(0.3, 1))
     return np.clip(crop, 0, 255).astype(np.uint8)
 
@@ -254,23 +328,30 @@ def _load(photograph: Photograph) -> Image.Image:
     # found without importing scikit-image, which would load scipy for the sake of a path
     spec = importlib.util.find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
-        raise PhotographsMissing("The training photographs come with scikit-image, which is not "
-                                 "installed: pip install scikit-image==0.26.0")
+        raise PhotographsMissing(
+            "The training photographs come with scikit-image, which is not "
+            "installed: pip install scikit-image==0.26.0"
+        )
     path = Path(spec.submodule_search_locations[0]) / "data" / photograph.file
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise PhotographsMissing(f"scikit-image does not carry {photograph.file} here; install "
-                                 f"scikit-image==0.26.0 ({error.strerror})") from None
+        raise PhotographsMissing(
+            f"scikit-image does not carry {photograph.file} here; install "
+            f"scikit-image==0.26.0 ({error.strerror})"
+        ) from None
     if hashlib.sha256(raw).hexdigest() != photograph.sha256:
-        raise PhotographsMissing(f"scikit-image's {photograph.file} is not the file whose licence "
-                                 f"was checked; install scikit-image==0.26.0")
+        raise PhotographsMissing(
+            f"scikit-image's {photograph.file} is not the file whose licence "
+            f"was checked; install scikit-image==0.26.0"
+        )
     return Image.open(BytesIO(raw)).convert("RGB")
 
 
 # ---------------------------------------------------------------------------- scenes
 # The canvas is float32 [3, 256, 256] in 0..255: planes, because numpy is several times faster on
 # long rows than on triples.
+
 
 def scene(rng: np.random.Generator) -> np.ndarray:
     """uint8 [128, 128, 3]: a generated picture."""
@@ -284,26 +365,31 @@ def labelled_scene(rng: np.random.Generator) -> Scene:
     nearly empty, so that patches range from plain to busy.
     """
     light = rng.uniform(0, 2 * np.pi)
-    background = str(rng.choice(BACKGROUNDS, p=(.08, .14, .14, .16, .16, .16, .16)))
+    background = str(rng.choice(BACKGROUNDS, p=(0.08, 0.14, 0.14, 0.16, 0.16, 0.16, 0.16)))
     canvas = _background(rng, background)
     _clutter(rng, canvas)
-    if rng.random() < 0.35:                               # depth of field
+    if rng.random() < 0.35:  # depth of field
         canvas[:] = _blurred(canvas, rng.uniform(1.5, 5))
     owner = np.full((CANVAS, CANVAS), -1, np.int8)
     items = []
-    count = int(rng.choice((1, 2, 3, 4, 5), p=(.24, .28, .24, .14, .10)))
-    for radius in np.sort(rng.gamma(4.5, 4.6, count)):    # small ones behind large ones
+    count = int(rng.choice((1, 2, 3, 4, 5), p=(0.24, 0.28, 0.24, 0.14, 0.10)))
+    for radius in np.sort(rng.gamma(4.5, 4.6, count)):  # small ones behind large ones
         radius = float(np.clip(radius, 7, 42))
         items.append(_object(rng, canvas, owner, len(items), radius, light))
-    return Scene(pixels=_develop(rng, canvas), items=tuple(items), background=background,
-                 owner=owner[::SCALE, ::SCALE].copy())
+    return Scene(
+        pixels=_develop(rng, canvas),
+        items=tuple(items),
+        background=background,
+        owner=owner[::SCALE, ::SCALE].copy(),
+    )
 
 
 def _develop(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     """Canvas to the picture uint8 [128, 128, 3]: reduce, light, blur, grain."""
-    picture = (canvas[:, ::2, ::2] + canvas[:, 1::2, ::2]
-               + canvas[:, ::2, 1::2] + canvas[:, 1::2, 1::2]) / 4
-    gain = rng.uniform(0.8, 1.1) * (1 + rng.uniform(-.06, .06, 3))
+    picture = (
+        canvas[:, ::2, ::2] + canvas[:, 1::2, ::2] + canvas[:, ::2, 1::2] + canvas[:, 1::2, 1::2]
+    ) / 4
+    gain = rng.uniform(0.8, 1.1) * (1 + rng.uniform(-0.06, 0.06, 3))
     slope = _ramp(rng, SIDE, SIDE) * np.float32(rng.uniform(0, 0.35))  # one side darker
     picture *= _column(gain) * (1 - slope)
     if rng.random() < 0.6:
@@ -350,6 +436,7 @@ def _mix(field: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray
 # ---------------------------------------------------------------------------- textures
 # Each is a field float32 [h, w] in 0..1 between an object's two colours; lengths are canvas pixels.
 
+
 def _grid(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates [h, w] turned by a random angle, origin at a random phase."""
     angle = rng.uniform(0, 2 * np.pi)
@@ -371,8 +458,14 @@ def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return x / x.max()
 
 
-def _fractal(rng: np.random.Generator, height: int, width: int, cell: float,
-             roughness: float = 0.5, octaves: int = 4) -> np.ndarray:
+def _fractal(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    cell: float,
+    roughness: float = 0.5,
+    octaves: int = 4,
+) -> np.ndarray:
     """Cloudy noise: random grids of ever finer cells (canvas pixels), enlarged and added."""
     total, amplitude = None, 1.0
     for _ in range(octaves):
@@ -396,18 +489,19 @@ def _texture(rng: np.random.Generator, name: str, height: int, width: int) -> np
     wave = np.float32(2 * np.pi / period)
     x, y = _grid(rng, height, width)
     if name == "stripes":
-        return _edge(np.sin(x * wave) + np.float32(rng.uniform(-.5, .5)), period)
+        return _edge(np.sin(x * wave) + np.float32(rng.uniform(-0.5, 0.5)), period)
     if name == "checks":
         return _edge(np.sin(x * wave) * np.sin(y * wave) * 2, period)
     if name == "dots":
         return _edge(np.cos(x * wave) + np.cos(y * wave) - np.float32(rng.uniform(0, 1)), period)
-    if name == "grain":                                    # wood: bent rings
+    if name == "grain":  # wood: bent rings
         bend = _fractal(rng, height, width, 64, 0.4, 2) * np.float32(rng.uniform(4, 14))
         return 0.5 + 0.5 * np.sin(x * wave * np.float32(0.6) + bend)
     raise KeyError(name)
 
 
 # ---------------------------------------------------------------------------- backgrounds
+
 
 def _background(rng: np.random.Generator, kind: str) -> np.ndarray:
     """A new canvas."""
@@ -421,9 +515,11 @@ def _background(rng: np.random.Generator, kind: str) -> np.ndarray:
     if kind == "glow":
         x, y = _grid(rng, *size)
         centre = rng.uniform(-80, 80, 2)
-        far = np.hypot(x - np.float32(centre[0]),
-                       (y - np.float32(centre[1])) * np.float32(rng.uniform(0.6, 1.6)))
-        return _mix(np.exp(-(far / np.float32(rng.uniform(60, 160))) ** 2), first, second)
+        far = np.hypot(
+            x - np.float32(centre[0]),
+            (y - np.float32(centre[1])) * np.float32(rng.uniform(0.6, 1.6)),
+        )
+        return _mix(np.exp(-((far / np.float32(rng.uniform(60, 160))) ** 2)), first, second)
     if kind == "noise":
         rough = rng.uniform(0.35, 0.85)
         return _mix(_fractal(rng, *size, rng.uniform(16, 120), rough), first, second)
@@ -431,9 +527,12 @@ def _background(rng: np.random.Generator, kind: str) -> np.ndarray:
         name = str(rng.choice(("stripes", "checks", "dots", "grain")))
         near = first + (second - first) * rng.uniform(0.2, 0.7)
         return _mix(_texture(rng, name, *size), first, near.astype(np.float32))
-    sky = _mix(np.linspace(0, 1, CANVAS, dtype=np.float32)[:, None].repeat(CANVAS, 1),
-               _sky(rng), np.clip(second * 0.4 + 140, 0, 255).astype(np.float32))
-    if rng.random() < 0.6:                                 # clouds
+    sky = _mix(
+        np.linspace(0, 1, CANVAS, dtype=np.float32)[:, None].repeat(CANVAS, 1),
+        _sky(rng),
+        np.clip(second * 0.4 + 140, 0, 255).astype(np.float32),
+    )
+    if rng.random() < 0.6:  # clouds
         field = _fractal(rng, CANVAS, CANVAS, rng.uniform(50, 120), 0.5)
         cloud = np.clip(field * 2.4 - 1.2, 0, 1) * np.float32(rng.uniform(0.3, 0.9))
         sky += cloud * (238 - sky)
@@ -478,7 +577,7 @@ def _hills(rng: np.random.Generator, sky: np.ndarray) -> np.ndarray:
         ridge = _fractal(rng, 2, CANVAS, rng.uniform(30, 110), rng.uniform(0.3, 0.6))[0]
         top = CANVAS * (0.25 + 0.5 * layer / layers) + (1 - ridge) * rng.uniform(30, 80)
         inside = np.clip(rows - top.astype(np.float32) + 0.5, 0, 1)
-        ground = _column(far + (near - far) * (nearness ** 1.5))
+        ground = _column(far + (near - far) * (nearness**1.5))
         if rng.random() < 0.5:
             rough = _fractal(rng, CANVAS, CANVAS, rng.uniform(6, 20), 0.7, 3) - 0.5
             ground = ground + rough * np.float32(60 * nearness)
@@ -488,7 +587,7 @@ def _hills(rng: np.random.Generator, sky: np.ndarray) -> np.ndarray:
 
 def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
     """Small plain things in up to three clusters: dots, sticks, slabs and thin lines."""
-    clusters = int(rng.choice((0, 1, 2, 3), p=(.35, .3, .2, .15)))
+    clusters = int(rng.choice((0, 1, 2, 3), p=(0.35, 0.3, 0.2, 0.15)))
     if not clusters:
         return
     image = Image.fromarray(_interleaved(canvas))
@@ -502,8 +601,9 @@ def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
         places = centre + rng.normal(0, spread, (count, 2))
         sizes = size * rng.uniform(0.4, 1.6, (count, 2))
         angles = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.5, count)
-        for (x, y), (a, b), angle, ink in zip(places, sizes, angles, rng.integers(3, size=count),
-                                              strict=True):
+        for (x, y), (a, b), angle, ink in zip(
+            places, sizes, angles, rng.integers(3, size=count), strict=True
+        ):
             if kind == 0:
                 draw.ellipse((x - a, y - a, x + a, y + a), fill=palette[ink])
             elif kind == 1:
@@ -511,12 +611,16 @@ def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
             else:
                 long = a * (2 if kind == 2 else 5)
                 dx, dy = np.cos(angle) * long, np.sin(angle) * long
-                draw.line((x - dx, y - dy, x + dx, y + dy), fill=palette[ink],
-                          width=max(2, int(b / 2)) if kind == 2 else 2)
+                draw.line(
+                    (x - dx, y - dy, x + dx, y + dy),
+                    fill=palette[ink],
+                    width=max(2, int(b / 2)) if kind == 2 else 2,
+                )
     canvas[:] = _planes(image)
 
 
 # ---------------------------------------------------------------------------- objects
+
 
 def _outline(shape: str) -> np.ndarray | None:
     """Corners float [n, 2] of a shape of radius 1, or None where it is not a polygon."""
@@ -530,8 +634,22 @@ def _outline(shape: str) -> np.ndarray | None:
         return np.stack((np.cos(turn), np.sin(turn)), 1) * reach[:, None]
     if shape == "cross":
         a, b = 0.32, 0.95
-        return np.array(((-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a),
-                         (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)))
+        return np.array(
+            (
+                (-a, -b),
+                (a, -b),
+                (a, -a),
+                (b, -a),
+                (b, a),
+                (a, a),
+                (a, b),
+                (-a, b),
+                (-a, a),
+                (-b, a),
+                (-b, -a),
+                (-a, -a),
+            )
+        )
     if shape == "bar":
         return np.array(((-1, -0.28), (1, -0.28), (1, 0.28), (-1, 0.28)))
     return None
@@ -568,18 +686,24 @@ def _shading(mask: np.ndarray, radius: float, light: float, round_: bool) -> np.
     along = axis * np.float32(np.cos(light)) + axis[:, None] * np.float32(np.sin(light))
     if not round_:
         return 1 + 0.18 * along
-    height = np.sqrt(np.clip(1 - axis ** 2 - axis[:, None] ** 2, 0, 1))
+    height = np.sqrt(np.clip(1 - axis**2 - axis[:, None] ** 2, 0, 1))
     lit = np.clip(0.75 * along + 0.66 * height, 0, 1)
-    return 0.45 + 0.65 * lit + 0.5 * lit ** 24               # ambient, diffuse, highlight
+    return 0.45 + 0.65 * lit + 0.5 * lit**24  # ambient, diffuse, highlight
 
 
-def _object(rng: np.random.Generator, canvas: np.ndarray, owner: np.ndarray, index: int,
-            radius: float, light: float) -> Item:
+def _object(
+    rng: np.random.Generator,
+    canvas: np.ndarray,
+    owner: np.ndarray,
+    index: int,
+    radius: float,
+    light: float,
+) -> Item:
     """Paint one object with its shadow; radius in pixels of the picture."""
     shape = str(rng.choice(SHAPES))
     texture = str(rng.choice(TEXTURES))
     colour, first = _colour(rng)
-    second = _colour(rng)[1] if rng.random() < 0.6 else first * np.float32(rng.uniform(.35, .7))
+    second = _colour(rng)[1] if rng.random() < 0.6 else first * np.float32(rng.uniform(0.35, 0.7))
     mask = _mask(rng, shape, radius * SCALE)
     size = len(mask)
     x, y = rng.uniform(0.05, 0.95, 2) * CANVAS
@@ -587,21 +711,33 @@ def _object(rng: np.random.Generator, canvas: np.ndarray, owner: np.ndarray, ind
     paint = _mix(_texture(rng, texture, size, size), first, second)
     shade = _shading(mask, radius * SCALE, light, shape == "disc" and rng.random() < 0.7)
     paint = paint * shade
-    if rng.random() < 0.2:                                  # a drawn rim
-        rim = np.asarray(Image.fromarray((mask * 255).astype(np.uint8))
-                         .filter(ImageFilter.MinFilter(5)), np.float32) / 255
+    if rng.random() < 0.2:  # a drawn rim
+        rim = (
+            np.asarray(
+                Image.fromarray((mask * 255).astype(np.uint8)).filter(ImageFilter.MinFilter(5)),
+                np.float32,
+            )
+            / 255
+        )
         paint = paint * (0.25 + 0.75 * rim)
     if rng.random() < 0.6:
         _shadow(rng, canvas, mask, left, top, radius, light)
     (rows, columns), source = _overlap(left, top, size)
-    behind = canvas[:, rows, columns]                       # a view, painted in place
+    behind = canvas[:, rows, columns]  # a view, painted in place
     behind += mask[source] * (paint[:, source[0], source[1]] - behind)
     owner[rows, columns][mask[source] > 0.5] = index
     return Item(shape, texture, colour, (float(x / SCALE), float(y / SCALE)), radius)
 
 
-def _shadow(rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray, left: int, top: int,
-            radius: float, light: float) -> None:
+def _shadow(
+    rng: np.random.Generator,
+    canvas: np.ndarray,
+    mask: np.ndarray,
+    left: int,
+    top: int,
+    radius: float,
+    light: float,
+) -> None:
     """A soft shadow on what lies behind, cast away from the light."""
     soft = float(rng.uniform(1.5, 6))
     pad = int(soft * 2) + 1
@@ -619,10 +755,27 @@ def _overlap(left: int, top: int, size: int) -> tuple[tuple[slice, slice], tuple
     x0, x1 = max(left, 0), min(left + size, CANVAS)
     y0, y1 = max(top, 0), min(top + size, CANVAS)
     x1, y1 = max(x1, x0), max(y1, y0)
-    return ((slice(y0, y1), slice(x0, x1)),
-            (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)))
+    return (
+        (slice(y0, y1), slice(x0, x1)),
+        (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)),
+    )
 
 
-__all__ = ["BACKGROUNDS", "COLOURS", "Item", "PHOTOGRAPHS", "Photograph", "PhotographsMissing",
-           "SHAPES", "SIDE", "Scene", "TEXTURES", "batch", "boxes", "labelled_scene", "photo_crops",
-           "scene", "validation"]
+__all__ = [
+    "BACKGROUNDS",
+    "COLOURS",
+    "Item",
+    "PHOTOGRAPHS",
+    "Photograph",
+    "PhotographsMissing",
+    "SHAPES",
+    "SIDE",
+    "Scene",
+    "TEXTURES",
+    "batch",
+    "boxes",
+    "labelled_scene",
+    "photo_crops",
+    "scene",
+    "validation",
+]

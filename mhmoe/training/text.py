@@ -8,6 +8,7 @@ sentences of the file follow, separated by a line break.
 from __future__ import annotations
 
 import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +29,15 @@ def sentences(text_dir: Path, language: str, split: str) -> list[str]:
         path = text_dir / language / name
         if path.exists():
             opener = gzip.open if path.suffix == ".gz" else open
-            with opener(path, "rt", encoding="utf-8") as file:
-                return [line.strip() for line in file if line.strip()]
-    raise CorpusError(f"{text_dir} has no {language}/plain_{split}.txt or .txt.gz; "
-                      f"give the folder with --text-dir.")
+            try:
+                with opener(path, "rt", encoding="utf-8") as file:
+                    return [line.strip() for line in file if line.strip()]
+            except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+                raise CorpusError(f"{path} cannot be read: {error}.") from None
+    raise CorpusError(
+        f"{text_dir} has no {language}/plain_{split}.txt or .txt.gz; "
+        f"give the folder with --text-dir."
+    )
 
 
 def even_sample(text_dir: Path, characters: int) -> list[str]:
@@ -60,12 +66,14 @@ class Corpus:
     def build(cls, lines: list[str], tokenizer: Tokenizer) -> Corpus:
         encoded = [e.ids for e in tokenizer.encode_batch([s + SEPARATOR for s in lines])]
         sizes = np.array([len(e) for e in encoded])
-        return cls(np.concatenate([np.asarray(e, np.int32) for e in encoded]),
-                   np.concatenate([[0], sizes.cumsum()[:-1]]))
+        return cls(
+            np.concatenate([np.asarray(e, np.int32) for e in encoded]),
+            np.concatenate([[0], sizes.cumsum()[:-1]]),
+        )
 
     def window(self, start: int, size: int) -> np.ndarray:
         begin = self.starts[start]
-        return self.ids[begin:begin + size]
+        return self.ids[begin : begin + size]
 
 
 class TextData:
@@ -73,8 +81,16 @@ class TextData:
 
     def __init__(self, text_dir: Path, split: str, tokenizer: Tokenizer, context: int):
         self.context = context
-        self.corpora = [Corpus.build(sentences(text_dir, lang, split), tokenizer)
-                        for lang in LANGUAGES]
+        self.corpora = []
+        for language in LANGUAGES:
+            lines = sentences(text_dir, language, split)
+            corpus = Corpus.build(lines, tokenizer) if lines else None
+            if corpus is None or len(corpus.ids) < context:
+                raise CorpusError(
+                    f"{text_dir}: the {split} sentences of {language!r} do not fill "
+                    f"one window of {context} tokens."
+                )
+            self.corpora.append(corpus)
 
     def batch(self, seed: int, step: int, size: int) -> np.ndarray:
         rng = np.random.default_rng([seed, step])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PRODUCT = "Heads & Experts"
 HOME = CHAPTERS[0].slug
-SIDEBAR_WIDTH = 244
+SIDEBAR_WIDTH = 252
 _FRAMED, _HEALED = "_framed", "_healed"
 
 
@@ -53,10 +53,13 @@ def pages() -> dict[str, Page]:
 
 def open_frame() -> Frame:
     """Draw the frame and decide which page runs in it. Called once a run, by app.py."""
+    session.choose_language()
     st.set_page_config(
         page_icon=str(language.ASSETS / "favicon.png"),
         layout="wide",
         initial_sidebar_state=SIDEBAR_WIDTH,
+        # With an entry of its own, the menu also offers the choice of theme.
+        menu_items={"About": t("frame.about", product=PRODUCT)},
     )
     style.inject()
     known = pages()
@@ -117,7 +120,9 @@ def ensure(slug: str) -> None:
 
 
 def _brand() -> None:
-    st.html(f'<div class="he-brand"><b>{to_html(PRODUCT)}</b><span>{t("frame.subtitle")}</span></div>')
+    st.html(
+        f'<div class="he-brand"><b>{to_html(PRODUCT)}</b><span>{t("frame.subtitle")}</span></div>'
+    )
 
 
 def _language_switch() -> None:
@@ -125,10 +130,8 @@ def _language_switch() -> None:
         "Language · 语言",
         list(language.LANGUAGES),
         format_func=language.LANGUAGES.get,
-        default=language.from_locale(st.context.locale),
         required=True,
-        key="lang",
-        bind="query-params",
+        key=session.LANG,
         label_visibility="collapsed",
     )
 

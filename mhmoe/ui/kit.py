@@ -6,7 +6,7 @@ text accepts ``str``, which is escaped, or ``Html``, which is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,6 +34,7 @@ __all__ = [
     "dropzone",
     "fit",
     "hero",
+    "identity_line",
     "lang",
     "next_chapter",
     "notice",
@@ -57,11 +58,9 @@ NOTICES = ("info", "warning", "error", "good")
 
 
 def setup_page(slug: str) -> ViewState:
-    """First line of every page: frame, title of the tab, and what of the link was unusable."""
+    """First line of every page: the frame around it and the title of the tab."""
     frame.ensure(slug)
     st.set_page_config(page_title=f"{t(f'chapters.{slug}')} · {frame.PRODUCT}")
-    if session.ignored():
-        notice("warning", _ignored_sentence(session.ignored()))
     return view()
 
 
@@ -76,7 +75,12 @@ def fit(**bounds: tuple[float, float]) -> ViewState:
 
 def _ignored_sentence(parts: Sequence[Ignored]) -> str:
     shown = [
-        t(f"link.part_{part.reason}", name=part.name, low=_number(part.low), high=_number(part.high))
+        t(
+            f"link.part_{part.reason}",
+            name=part.name,
+            low=_number(part.low),
+            high=_number(part.high),
+        )
         for part in parts[:5]
     ]
     if len(parts) > len(shown):
@@ -97,8 +101,11 @@ def write(text: str | Html) -> None:
 
 
 def hero(claim: str | Html, subtitle: str | Html) -> None:
-    """The page's one-sentence claim as its heading, and a line below it."""
+    """The page's one-sentence claim as its heading, and a line below it; then, where the link
+    that led here asked for something impossible, one sentence that says so."""
     st.html(f'<div class="he-hero"><h1>{to_html(claim)}</h1><p>{to_html(subtitle)}</p></div>')
+    if session.ignored():
+        notice("warning", _ignored_sentence(session.ignored()))
 
 
 @contextmanager
@@ -135,6 +142,16 @@ def tiles(entries: Sequence[Tile]) -> None:
         for tile in entries
     )
     st.html(f'<dl class="he-tiles">{cells}</dl>')
+
+
+def identity_line(results: Mapping[str, bool]) -> None:
+    """The identities of a picture's numbers, each with the result of checking it just now."""
+    marks = "".join(
+        f'<span class="he-check-{"good" if holds else "bad"}">{"✓" if holds else "✗"} '
+        f"{t(f'check.{name}')}{'' if holds else ' ' + t('check.fails')}</span>"
+        for name, holds in results.items()
+    )
+    st.html(f'<p class="he-checks"><b>{t("check.title")}</b>{marks}</p>')
 
 
 def what_to_notice(*sentences: str | Html) -> None:
@@ -184,6 +201,13 @@ def details(
                 f'<p class="he-paper"><a href="{to_html(address)}" target="_blank" '
                 f'rel="noopener noreferrer">{to_html(name)}</a></p>'
             )
+
+
+@contextmanager
+def drawer(key: str, title: str) -> Iterator[None]:
+    """A closed panel for controls and remarks that not everyone needs."""
+    with st.expander(title, key=f"he-drawer-{key}"):
+        yield
 
 
 def next_chapter(slug: str) -> None:

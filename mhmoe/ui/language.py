@@ -49,6 +49,17 @@ def lookup(lang: str, key: str, **values: object) -> str:
     return table(lang)[key].format(**values)
 
 
+def section(lang: str, name: str) -> dict[str, str]:
+    """All texts under ``name.``, by the rest of their keys, placeholders unfilled: for the
+    browser components, which fill in numbers of their own."""
+    prefix = f"{name}."
+    return {
+        key.removeprefix(prefix): text
+        for key, text in table(lang).items()
+        if key.startswith(prefix)
+    }
+
+
 def rich(lang: str, key: str, **values: object) -> Html:
     """The text ``key`` as HTML: the table's own markup is rendered, every value is escaped."""
     template = _MARKUP.sub(lambda match: _render(lang, match), html.escape(table(lang)[key], False))

@@ -10,12 +10,24 @@ from mhmoe.ui import language, state
 from mhmoe.ui.language import Html
 from mhmoe.ui.state import Ignored, ViewState
 
+#: Key of the language switch.
+LANG = "lang"
 _VIEW, _IGNORED, _LINKED = "_view", "_ignored", "_linked_text"
+
+
+def choose_language() -> None:
+    """Set the language switch when a session starts: the link's language, else the browser's.
+
+    Afterwards only the switch counts, so that Back never undoes it. (Streamlit's own binding of
+    a widget to the URL would put the shown words, not the code, into the link.)
+    """
+    if LANG not in st.session_state:
+        st.session_state[LANG] = lang()
 
 
 def lang() -> str:
     """The visitor's language: the switch, else the link, else the browser's locale."""
-    for asked in (st.session_state.get("lang"), st.query_params.get("lang")):
+    for asked in (st.session_state.get(LANG), st.query_params.get("lang")):
         if asked in language.LANGUAGES:
             return asked
     return language.from_locale(st.context.locale)
@@ -82,9 +94,6 @@ def fit(**bounds: tuple[float, float]) -> tuple[ViewState, tuple[Ignored, ...]]:
 
 
 def address_query() -> str:
-    """The query string for the address bar: never a text that the link did not bring itself.
-
-    Language is left out, because the switch writes that parameter itself.
-    """
+    """The query string for the address bar: never a text that the link did not bring itself."""
     came_with_link = view().text is not None and view().text == st.session_state.get(_LINKED)
-    return state.to_query(view(), with_text=came_with_link, with_lang=False)
+    return state.to_query(view(), with_text=came_with_link)

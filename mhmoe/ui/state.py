@@ -137,15 +137,14 @@ def fit(view: ViewState, **bounds: tuple[float, float]) -> tuple[ViewState, tupl
     return replace(view, **changes), tuple(ignored)
 
 
-def to_query(view: ViewState, *, with_text: bool = False, with_lang: bool = True) -> str:
+def to_query(view: ViewState, *, with_text: bool = False) -> str:
     """The query string of a view, without its page; the text goes in only when asked for."""
     pairs: dict[str, str] = {}
     for field in fields(ViewState):
         value = getattr(view, field.name)
         if field.name in ("page", "text") or value is None or value is False:
             continue
-        if field.name != "lang" or with_lang:
-            pairs[field.name] = "1" if value is True else _write(value)
+        pairs[field.name] = "1" if value is True else _write(value)
     if with_text and text_fits(view.text):
         pairs["text"] = encode_text(view.text)
     return urlencode(pairs)

@@ -29,9 +29,7 @@ def colours(theme: str) -> dict[str, str]:
 def inject() -> None:
     """Put the stylesheet into the page. ``light-dark()`` follows Streamlit's theme at once."""
     light, dark = colours("light"), colours("dark")
-    variables = "".join(
-        f"--he-{name}: light-dark({light[name]}, {dark[name]});" for name in TOKENS
-    )
+    variables = "".join(f"--he-{name}: light-dark({light[name]}, {dark[name]});" for name in TOKENS)
     fonts = (
         f"--he-serif: {st.get_option('theme.headingFont')};"
         f"--he-sans: {st.get_option('theme.font')};"

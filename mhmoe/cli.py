@@ -1,0 +1,492 @@
+"""The command line: the same engine as the app, without a browser.
+
+Results go to stdout, sentences about them to stderr. Exit codes: 0 done; 1 it was tried and
+failed (a file that is missing or damaged, a blank text, a run that had to stop); 2 it was asked
+for wrongly (an unknown name, options that do not go together, a device that is not there).
+
+The commands import what they need when they run, so that ``--help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from mhmoe import __version__
+
+if TYPE_CHECKING:
+    from mhmoe.models.engine import Loaded
+    from mhmoe.models.images import DecodedImage
+    from mhmoe.trace import RoutingTrace
+    from mhmoe.training.loop import Job
+    from mhmoe.training.recipe import Recipe
+
+Result = TypeVar("Result")
+
+FIRST_TOKENS = 12  # of a trace's summary
+FIELDS = (
+    "name",
+    "kind",
+    "router",
+    "experts",
+    "top_k",
+    "heads",
+    "params_total",
+    "params_active",
+    "macs_per_token",
+    "metrics",
+)
+
+
+class Failed(Exception):
+    """Something that was tried and did not work; the message is the sentence for stderr."""
+
+
+class Usage(Exception):
+    """Something that was asked for wrongly; likewise."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        args = parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
+    for stream in (sys.stdout, sys.stderr):  # a narrow encoding must not stop a summary
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return _guarded(args)
+    except Usage as error:
+        code = 2
+        _say(str(error))
+    except Failed as error:
+        code = 1
+        _say(str(error))
+    except BrokenPipeError:  # whoever read our output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    return code
+
+
+def _guarded(args: argparse.Namespace) -> int:
+    """Run the command; every error that a wrong input can cause becomes one of our two."""
+    from mhmoe.models.checkpoint import CheckpointError
+    from mhmoe.models.device import DeviceError
+    from mhmoe.models.engine import InputProblem
+    from mhmoe.models.images import ImageProblem
+    from mhmoe.training.loop import TrainingError
+    from mhmoe.training.recipe import RecipeError, UnknownRecipe
+    from mhmoe.training.scenes import PhotographsMissing
+    from mhmoe.training.text import CorpusError
+
+    try:
+        args.command(args)
+    except (DeviceError, UnknownRecipe) as error:
+        raise Usage(error) from None
+    except (
+        CheckpointError,
+        InputProblem,
+        ImageProblem,
+        RecipeError,
+        TrainingError,
+        CorpusError,
+        PhotographsMissing,
+    ) as error:
+        raise Failed(error) from None
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m mhmoe",
+        description="What Mixture-of-Experts routers do, on real models.",
+        epilog="Exit codes: 0 done, 1 failed, 2 bad usage.",
+    )
+    top.add_argument("--version", action="version", version=f"mhmoe {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    models = commands.add_parser("models", help="list the models")
+    models.set_defaults(command=list_models)
+
+    trace = commands.add_parser("trace", help="route a text or a picture")
+    source = trace.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", metavar="S", help="the text itself")
+    source.add_argument("--text-file", metavar="F", type=Path, help="a UTF-8 file")
+    source.add_argument("--image", metavar="F", type=Path, help="a picture file")
+    trace.add_argument(
+        "--out", metavar="FILE", type=Path, help="also write the trace as safetensors"
+    )
+    trace.set_defaults(command=show_trace)
+
+    evaluate = commands.add_parser("evaluate", help="measure a model on your own data")
+    data = evaluate.add_mutually_exclusive_group(required=True)
+    data.add_argument("--text-file", metavar="F", type=Path, help="a UTF-8 file")
+    data.add_argument("--image-dir", metavar="D", type=Path, help="a folder of picture files")
+    evaluate.set_defaults(command=show_metrics)
+
+    for command in (models, trace, evaluate):
+        command.add_argument("--json", action="store_true", help="print JSON")
+    for command in (trace, evaluate):
+        command.add_argument("--model", metavar="NAME", required=True)
+    train = commands.add_parser("train", help="train a model, or go on where its run stopped")
+    _train_options(train)
+    for command in (trace, evaluate, train):
+        command.add_argument(
+            "--device",
+            metavar="DEVICE",
+            help="auto, cpu, cuda or mps; default: MHMOE_DEVICE, else auto",
+        )
+    return top
+
+
+def _train_options(train: argparse.ArgumentParser) -> None:
+    train.add_argument("recipe", metavar="RECIPE", help="a recipe's name, or a .toml file")
+    train.add_argument("--seed", metavar="N", type=seed, help="instead of the recipe's")
+    train.add_argument(
+        "--text-dir",
+        metavar="D",
+        type=Path,
+        help="sentences: <language>/plain_train.txt[.gz] and plain_dev.txt[.gz]",
+    )
+    train.add_argument(
+        "--state",
+        metavar="DIR",
+        type=Path,
+        help="where unfinished runs are kept; default: MHMOE_STATE, else "
+        "this user's folder for program state",
+    )
+    start = train.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume",
+        dest="fresh",
+        action="store_false",
+        help="go on from the saved state, if there is one (default)",
+    )
+    start.add_argument("--fresh", action="store_true", help="discard the saved state")
+    train.add_argument(
+        "--ship",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="when finished, write the checkpoint and its card to the models",
+    )
+    train.set_defaults(command=run_training)
+
+
+def seed(value: str) -> int:
+    """For argparse, which calls a wrong value an "invalid seed value"."""
+    number = int(value)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+# ---------------------------------------------------------------------------- models
+
+
+def list_models(args: argparse.Namespace) -> None:
+    from mhmoe.models import checkpoint
+
+    rows = [_model_row(checkpoint.card(name)) for name in checkpoint.names()]
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        _say(f"There are no models in {checkpoint.folder()}.")
+    for row in rows:
+        experts = f"E={row['experts']} k={row['top_k']}" if row["experts"] else "dense"
+        print(
+            f"{row['name']:<14} {row['kind']:<5} {experts:<8} h={row['heads']}  "
+            f"{row['params_total']:>10,} parameters, {row['params_active']:>10,} active, "
+            f"{row['macs_per_token']:>10,} MACs/token  {_short(row['metrics'])}".rstrip()
+        )
+
+
+def _model_row(card: dict) -> dict:
+    from mhmoe.models.config import ModelConfig
+
+    config = ModelConfig.from_dict(card["config"])
+    moe = config.moe
+    row = {
+        "name": card["name"],
+        "kind": config.kind,
+        "router": config.router,
+        "experts": moe.experts if moe else None,
+        "top_k": moe.top_k if moe else None,
+        "heads": config.heads,
+        "metrics": card.get("metrics", {}),
+    }
+    return {field: row[field] if field in row else card[field] for field in FIELDS}
+
+
+def _short(metrics: dict) -> str:
+    if "bits_per_byte" in metrics:
+        return f"{metrics['bits_per_byte']:.3f} bits per byte"
+    if "relative_error" in metrics:
+        return f"{metrics['relative_error']:.3f} of the baseline's error"
+    return ""
+
+
+# ---------------------------------------------------------------------------- trace
+
+
+def show_trace(args: argparse.Namespace) -> None:
+    trace = _with_model(
+        args, "image" if args.image else "text", lambda loaded: _trace(args, loaded)
+    )
+    if args.out:
+        _save(trace, args.out)
+    if args.json:
+        print(json.dumps(trace.to_dict()))
+    else:
+        print("\n".join(summary(trace)))
+
+
+def _trace(args: argparse.Namespace, loaded: Loaded) -> RoutingTrace:
+    from mhmoe.models import engine
+
+    if args.image:
+        side = loaded.model.config.grid * loaded.model.config.patch
+        return engine.trace_image(loaded, _picture(args.image, side))[0]
+    text = _text(args)
+    trace = engine.trace_text(loaded, text)[0]
+    if (total := engine.count_tokens(text)) > trace.input.count:
+        _say(
+            f"The text has {total} tokens; the first {trace.input.count} were used, which is "
+            "this model's context."
+        )
+    return trace
+
+
+def _text(args: argparse.Namespace) -> str:
+    from mhmoe.models import engine
+
+    if args.text_file:
+        return engine.read_text(args.text_file)
+    # bytes of the command line that are not UTF-8 arrive as lone surrogates
+    return args.text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _picture(path: Path, side: int) -> DecodedImage:
+    from mhmoe.models.images import decode
+
+    try:
+        return decode(path.read_bytes(), side)
+    except OSError as error:
+        raise Failed(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _save(trace: RoutingTrace, path: Path) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        trace.save(path)
+    except (OSError, SafetensorError) as error:
+        raise Failed(f"The trace could not be written to {path}: {error}.") from None
+
+
+def summary(trace: RoutingTrace) -> list[str]:
+    """A trace in a few lines, for people."""
+    source = trace.input
+    if source.kind == "text":
+        lines = [f"{trace.source.name}: {source.count} tokens in {len(source.words)} words"]
+        if trace.bits_per_byte is not None:
+            lines[0] += f", {trace.bits_per_byte:.3f} bits per byte"
+    else:
+        rows, columns = source.grid
+        lines = [
+            f"{trace.source.name}: {rows} x {columns} patches of the square "
+            f"{source.crop} of the picture"
+        ]
+    if not trace.layers:
+        return [*lines, "A dense model: every token takes the same path, nothing is routed."]
+    lines.append(f"heads {trace.heads}; demand of each expert, in % of all choices:")
+    for layer in trace.layers:
+        shares = 100 * layer.demand / layer.demand.sum()
+        lines.append(f"  block {layer.layer}  " + " ".join(f"{s:5.1f}" for s in shares))
+    first = trace.layers[0]
+    lines.append(
+        f"experts of the first tokens in block {first.layer}, best first"
+        + (", sub-tokens split by |:" if first.heads > 1 else ":")
+    )
+    return lines + [_choices(trace, t) for t in range(min(FIRST_TOKENS, source.count))]
+
+
+def _choices(trace: RoutingTrace, token: int) -> str:
+    from mhmoe.models.tokenizer import visible
+
+    layer = trace.layers[0]
+    rows = layer.expert[token * layer.heads : (token + 1) * layer.heads]
+    shown = " | ".join(" ".join(str(e) for e in row if e >= 0) for row in rows)
+    name = (
+        repr(visible(trace.input.tokens[token].text))
+        if trace.input.kind == "text"
+        else f"patch {token}"
+    )
+    return f"  {name:<14} {shown}"
+
+
+# ---------------------------------------------------------------------------- evaluate
+
+
+def show_metrics(args: argparse.Namespace) -> None:
+    numbers = _with_model(
+        args, "image" if args.image_dir else "text", lambda loaded: _measure(args, loaded)
+    )
+    if args.json:
+        print(json.dumps(numbers, indent=1))
+    else:
+        print("\n".join(f"{name:<15} {value}" for name, value in numbers.items()))
+
+
+def _measure(args: argparse.Namespace, loaded: Loaded) -> dict:
+    from mhmoe.models import engine
+
+    if args.text_file:
+        numbers = engine.evaluate_text(loaded, engine.read_text(args.text_file))
+    else:
+        config = loaded.model.config
+        numbers = engine.evaluate_images(
+            loaded, _pictures(args.image_dir, config.grid * config.patch)
+        )
+    return {"model": loaded.name, "sha256": loaded.card["sha256"], **numbers}
+
+
+def _pictures(folder: Path, side: int) -> list[DecodedImage]:
+    """Every picture of the folder, in the order of names; what is none is left out aloud."""
+    from mhmoe.models.images import ImageProblem
+
+    try:
+        files = sorted(p for p in folder.iterdir() if p.is_file())
+    except OSError as error:
+        raise Failed(f"{folder} cannot be read: {error.strerror}.") from None
+    pictures = []
+    for path in files:
+        try:
+            pictures.append(_picture(path, side))
+        except ImageProblem as problem:
+            _say(f"{path.name} is left out. {problem}")
+    if not pictures:
+        raise Failed(f"There is no picture in {folder} that could be measured.")
+    return pictures
+
+
+def _with_model(args: argparse.Namespace, kind: str, work: Callable[[Loaded], Result]) -> Result:
+    """Call ``work`` with the model that was named; on the CPU where the GPU is too small."""
+    import torch
+
+    from mhmoe.models import checkpoint, engine
+    from mhmoe.models.device import choose
+
+    if args.model not in checkpoint.names():
+        raise Usage(checkpoint.unknown(args.model))
+    device = choose(args.device)
+    found = checkpoint.card(args.model)["config"]["kind"]
+    if found != kind:
+        raise Usage(f"The model {args.model!r} is of kind {found}; a {kind} was given.")
+    try:
+        return work(engine.load(args.model, device))
+    except torch.OutOfMemoryError:
+        _say(f"The memory of {device} is not enough; the CPU computes instead.")
+        return work(engine.load(args.model, "cpu"))
+
+
+# ---------------------------------------------------------------------------- train
+
+
+def run_training(args: argparse.Namespace) -> None:
+    from mhmoe.models.device import choose, describe
+    from mhmoe.training.recipe import Recipe
+
+    recipe = Recipe.load(args.recipe, args.seed)
+    device = choose(args.device)
+    if recipe.data == "text" and args.text_dir is None:
+        raise Usage(f"The recipe {recipe.name} trains on text; name its folder with --text-dir.")
+    job = _open_job(recipe, args, device)
+    if job.resume():
+        print(f"Going on from step {job.step}, saved in {job.folder}.", flush=True)
+    print(
+        f"{recipe.name}, seed {recipe.seed}, on {describe(device)}: {job.step} of "
+        f"{recipe.steps} steps done.",
+        flush=True,
+    )
+    _run(job)
+    if job.validation:
+        print(f"Validation: {_short(job.validation[-1])}.")
+    _finish(job, args.ship)
+
+
+def _open_job(recipe: Recipe, args: argparse.Namespace, device: object) -> Job:
+    from mhmoe.training.loop import Job
+
+    state = args.state or state_folder()
+    try:
+        job = Job(recipe, state, text_dir=args.text_dir, device=device)
+        if args.fresh:
+            job.discard()
+    except OSError as error:
+        raise Failed(f"The run cannot be started: {error}.") from None
+    return job
+
+
+def _run(job: Job) -> None:
+    import torch
+
+    try:
+        job.run(Meter(sys.stdout, sparse=job.recipe.model.moe is not None))
+    except KeyboardInterrupt:
+        raise Failed(
+            f"Stopped. The same command goes on from the state that was last saved in {job.folder}."
+        ) from None
+    except torch.OutOfMemoryError:
+        raise Failed("The memory of the device is not enough to train; use --device cpu.") from None
+
+
+def _finish(job: Job, wanted: bool) -> None:
+    from mhmoe.training import ship
+
+    path = ship.target(job.recipe)
+    if not wanted or path is None:
+        why = "" if path else " Its shape has no name in the table of shipped models."
+        print(f"Finished; the weights are in {job.folder}.{why}")
+        return
+    print(f"Finished; measuring and writing {path}.", flush=True)
+    ship.ship(job)
+
+
+class Meter:
+    """Progress: one line that is rewritten on a terminal, else one line per report."""
+
+    def __init__(self, stream, sparse: bool):
+        self.stream, self.sparse, self.live = stream, sparse, stream.isatty()
+
+    def __call__(self, p) -> None:
+        minutes, seconds = divmod(round(p.seconds_left), 60)
+        load = f"  load {p.idlest:.3f}..{p.busiest:.3f}" if self.sparse else ""
+        line = (
+            f"step {p.step}/{p.steps}  loss {p.loss:.3f}  "
+            f"{p.tokens_per_second:,.0f} tokens/s  {minutes}:{seconds:02d} left{load}"
+        )
+        last = p.step == p.steps
+        self.stream.write(f"\r{line:<78}" + "\n" * last if self.live else line + "\n")
+        self.stream.flush()
+
+
+def state_folder() -> Path:
+    """Where unfinished runs are kept: MHMOE_STATE, else where the platform keeps such things."""
+    if chosen := os.environ.get("MHMOE_STATE"):
+        return Path(chosen)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", "~")).expanduser() / "mhmoe"
+    if sys.platform == "darwin":
+        return Path("~/Library/Application Support/mhmoe").expanduser()
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "mhmoe"
+
+
+def _say(sentence: str) -> None:
+    print(f"mhmoe: {sentence}", file=sys.stderr)

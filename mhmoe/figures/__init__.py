@@ -1,0 +1,1 @@
+"""Numbers -> pictures. Numpy in, Plotly or SVG out; neither torch nor Streamlit."""

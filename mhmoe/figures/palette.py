@@ -1,0 +1,69 @@
+"""One expert, one colour, one number, everywhere.
+
+Up to eight experts wear Okabe and Ito's colours, which most colour-blind readers can tell apart.
+No palette does that for more, so beyond eight the hue is shared by a group of experts, lightness
+tells its members, and the printed number decides.
+"""
+
+from __future__ import annotations
+
+import colorsys
+
+#: Okabe & Ito (2008); their black is a neutral grey here, so that it shows in both themes.
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#767A85")
+DARK_INK, LIGHT_INK = "#14161B", "#FFFFFF"
+
+#: Amounts: cividis, ten steps, readable in both themes and by everyone.
+SEQUENTIAL = (
+    "#00204C",
+    "#00306F",
+    "#2A406C",
+    "#48526B",
+    "#5E626E",
+    "#727374",
+    "#898779",
+    "#A59C74",
+    "#C9B560",
+    "#FFE945",
+)
+
+
+def expert_colours(experts: int) -> list[dict[str, str]]:
+    """``[{"fill", "ink"}]``: the colour of each expert and the ink that reads best on it."""
+    fills = list(OKABE_ITO[:experts]) if experts <= len(OKABE_ITO) else _grouped(experts)
+    return [{"fill": fill, "ink": best_ink(fill)} for fill in fills]
+
+
+def _grouped(experts: int) -> list[str]:
+    """Expert e takes the hue of expert e mod 8; later groups are lighter or darker."""
+    groups = -(-experts // len(OKABE_ITO))
+    fills = []
+    for e in range(experts):
+        group, base = divmod(e, len(OKABE_ITO))
+        h, light, s = colorsys.rgb_to_hls(*_channels(OKABE_ITO[base]))
+        shift = 0.0 if groups == 1 else 0.36 * (group / (groups - 1) - 0.5)
+        rgb = colorsys.hls_to_rgb(h, min(0.88, max(0.18, light + shift)), s)
+        fills.append("#" + "".join(f"{round(255 * c):02X}" for c in rgb))
+    return fills
+
+
+def best_ink(fill: str) -> str:
+    """Dark or light ink, whichever has more contrast on the fill."""
+    return max((DARK_INK, LIGHT_INK), key=lambda ink: contrast(ink, fill))
+
+
+def contrast(a: str, b: str) -> float:
+    """WCAG 2.2 contrast ratio of two #RRGGBB colours, 1..21."""
+    low, high = sorted((_luminance(a), _luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _channels(colour: str) -> tuple[float, float, float]:
+    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+
+
+def _luminance(colour: str) -> float:
+    linear = [
+        c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in _channels(colour)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -1,0 +1,190 @@
+"""From an input to traces: what the app, the command line and notebooks call.
+
+Nothing here keeps state about a visitor; models are loaded once per device and only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mhmoe.layers import TRAINED, WhatIf
+from mhmoe.models import checkpoint, metrics, tokenizer
+from mhmoe.models.images import DecodedImage
+from mhmoe.models.patches import to_patches
+from mhmoe.models.transformer import Run, Transformer
+from mhmoe.trace import ImageInput, RoutingTrace, Source, TextInput
+
+VARIANT_HEADS = (1, 2, 4, 8)
+VARIANT_EXPERTS = (2, 4, 8, 16, 32)
+
+
+class InputProblem(ValueError):
+    """An input that cannot be routed; ``code`` names the sentence, ``numbers`` fill it."""
+
+    def __init__(self, code: str, message: str, **numbers):
+        super().__init__(message)
+        self.code, self.numbers = code, numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model ready to run. ``trained`` is False for a layer that was built, not learned."""
+
+    name: str
+    model: Transformer
+    card: dict
+    trained: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def source(self) -> Source:
+        return Source(name=self.name, sha256=self.card["sha256"])
+
+
+@lru_cache(maxsize=16)
+def load(name: str, device: torch.device | str = "cpu") -> Loaded:
+    """A shipped model, read once. Raises checkpoint.CheckpointError."""
+    model, card = checkpoint.load(name, device)
+    return Loaded(name, model, card)
+
+
+@lru_cache(maxsize=8)
+def variant(
+    name: str, heads: int, experts: int, seed: int = 0, device: torch.device | str = "cpu"
+) -> Loaded:
+    """The shipped model with MoE layers of another shape, freshly initialised: untrained.
+
+    Everything else keeps its trained weights. Heads follow the parameter-matched sizing.
+    """
+    base = load(name, device)
+    config = base.model.config
+    plain = replace(
+        config.moe,
+        heads=1,
+        projections=False,
+        experts=experts,
+        top_k=min(config.moe.top_k, experts),
+        d_ff=4 * config.d_model,
+    )
+    moe = plain.matched(heads) if heads > 1 else plain
+    model = Transformer(replace(config, moe=moe), seed)
+    own = {k: v for k, v in base.model.state_dict().items() if ".ffn." not in k}
+    model.load_state_dict(own, strict=False)
+    return Loaded(
+        f"{name} h={heads} E={experts}",
+        model.to(device).eval(),
+        base.card | {"sha256": "", "trained": False} | model.counts(),
+        trained=False,
+    )
+
+
+def trace_text(
+    loaded: Loaded, text: str, what_if: WhatIf = TRAINED, *, vectors: bool = False
+) -> list[RoutingTrace]:
+    """One trace per capacity factor in ``what_if`` (one if there is none).
+
+    The whole model runs for every value. Text beyond the context is left out: compare
+    ``trace.input.text`` with what was given. Raises InputProblem for blank text.
+    """
+    ids, source = encode(loaded, text)
+    copies = max(1, len(what_if.capacity_factors))
+    inputs = torch.tensor([ids] * copies, device=loaded.device)
+    run = _forward(loaded, inputs, what_if, vectors)
+    nats = np.full((copies, len(ids)), np.nan, np.float32)
+    nats[:, 1:] = metrics.token_nats(run.output, inputs).cpu().numpy()
+    return _traces(loaded, run, source, nats, vectors)
+
+
+def trace_image(
+    loaded: Loaded, image: DecodedImage, what_if: WhatIf = TRAINED, *, vectors: bool = False
+) -> list[RoutingTrace]:
+    """One trace per capacity factor; no patch is hidden. Row s = patch * heads + head."""
+    config = loaded.model.config
+    patches = to_patches(image.pixels[None], config.patch).to(loaded.device)
+    copies = max(1, len(what_if.capacity_factors))
+    run = _forward(loaded, patches.expand(copies, -1, -1), what_if, vectors)
+    source = ImageInput(grid=(config.grid, config.grid), patch=config.patch, crop=image.crop)
+    return _traces(loaded, run, source, None, vectors)
+
+
+def encode(loaded: Loaded, text: str) -> tuple[list[int], TextInput]:
+    """Token ids and the word map, cut to the model's context. Raises InputProblem."""
+    if not text.strip():
+        raise InputProblem(
+            "blank", "There is no text to route: type at least one character that is not a space."
+        )
+    bpe = checkpoint.load_tokenizer()
+    return tokenizer.encode(bpe, text, loaded.model.config.context)
+
+
+def count_tokens(text: str) -> int:
+    """Tokens of the whole text, whatever part of it a model can use."""
+    return len(checkpoint.load_tokenizer().encode(text).ids)
+
+
+def evaluate_text(loaded: Loaded, text: str) -> dict:
+    """bits_per_byte, perplexity, tokens, bytes over non-overlapping full windows.
+
+    Raises InputProblem for a text that does not fill one.
+    """
+    bpe = checkpoint.load_tokenizer()
+    size = loaded.model.config.context
+    ids = np.asarray(bpe.encode(text).ids, np.int32)
+    if len(ids) < size:
+        raise InputProblem(
+            "short",
+            f"The text has {len(ids)} tokens; a full window of {size} is "
+            "needed to evaluate. Give more text.",
+            tokens=len(ids),
+            window=size,
+        )
+    windows = ids[: len(ids) // size * size].reshape(-1, size)
+    return metrics.text_metrics(loaded.model, windows, tokenizer.byte_sizes(bpe))
+
+
+def evaluate_images(loaded: Loaded, pictures: Sequence[DecodedImage]) -> dict:
+    """Masked-patch error and the mean-colour baseline, fixed mask seed."""
+    stack = np.stack([p.pixels for p in pictures])
+    return metrics.image_metrics(loaded.model, stack)
+
+
+def _forward(loaded: Loaded, inputs: torch.Tensor, what_if: WhatIf, vectors: bool) -> Run:
+    with torch.inference_mode():  # gradient mode is per thread, so it is set here
+        return loaded.model(inputs, what_if=what_if, with_places=True, with_vectors=vectors)
+
+
+def _traces(
+    loaded: Loaded, run: Run, source: TextInput | ImageInput, nats: np.ndarray | None, vectors: bool
+) -> list[RoutingTrace]:
+    count = run.output.shape[0]
+    per_layer = [
+        layer.traces(run.routing[i], run.vectors[i] if vectors else {}, block)
+        for i, (block, layer) in enumerate(loaded.model.moe_layers)
+    ]
+    return [
+        RoutingTrace(
+            source=loaded.source,
+            input=source,
+            heads=loaded.model.config.heads,
+            layers=tuple(layer[b] for layer in per_layer),
+            nats=None if nats is None else nats[b],
+        )
+        for b in range(count)
+    ]
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, undecodable bytes replaced. Raises InputProblem with the reason."""
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise InputProblem("unreadable", f"{path} cannot be read: {error.strerror}.") from None

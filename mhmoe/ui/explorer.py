@@ -1,0 +1,233 @@
+"""The explorer: token strips or patch maps, and the stage. Here its data are packed from traces.
+
+The browser receives the choices of every sub-token in every layer at every capacity factor
+(bytes), and the activations of the one chosen token; at most about 100 KB. It answers with one
+small dict per click.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import streamlit as st
+from PIL import Image
+
+from mhmoe.figures.palette import SEQUENTIAL, expert_colours
+from mhmoe.models.tokenizer import visible
+from mhmoe.trace import LayerTrace, RoutingTrace
+from mhmoe.ui import language
+from mhmoe.ui.session import lang
+
+NONE, DROPPED = 255, 128
+
+_PARTS = sorted((language.ASSETS / "explorer").glob("*.js"))
+_component = st.components.v2.component(
+    "he_explorer",
+    css=(language.ASSETS / "explorer.css").read_text("utf-8"),
+    js="\n".join(part.read_text("utf-8") for part in _PARTS),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model's row: its name and one trace per outcome of the scrubbed control."""
+
+    name: str
+    traces: tuple[RoutingTrace, ...]
+    badge: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What the visitor is looking at; indices into rows, MoE layers, tokens and outcomes."""
+
+    model: int = 0
+    layer: int = 0
+    token: int = 0
+    outcome: int = 0
+
+
+def explorer(
+    key: str,
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    start: Pick,
+    *,
+    picture: np.ndarray | None = None,
+    present: bool = False,
+    stage: bool = True,
+) -> Pick:
+    """Draw it at the visitor's latest pick, or at ``start``; returns what is drawn."""
+    pick = latest(key, rows, len(labels)) or start
+    data = payload(rows, labels, pick, picture=picture, present=present, stage=stage)
+    data["say"] = language.section(lang(), "explorer")
+    _component(key=key, data=data, on_pick_change=lambda: None)
+    return pick
+
+
+def latest(key: str, rows: Sequence[Row], outcomes: int) -> Pick | None:
+    """What the visitor clicked last, if it fits what is drawn now: stale clicks do arrive."""
+    sent = (st.session_state.get(key) or {}).get("pick")
+    if not hasattr(sent, "get"):
+        return None
+    trace = rows[0].traces[0]
+    bounds = {
+        "model": len(rows),
+        "layer": len(trace.layers),
+        "token": trace.input.count,
+        "outcome": outcomes,
+    }
+    values = {name: sent.get(name) for name in bounds}
+    fits = all(
+        isinstance(v, int | float) and 0 <= int(v) < bounds[name] for name, v in values.items()
+    )
+    return Pick(**{name: int(v) for name, v in values.items()}) if fits else None
+
+
+def payload(
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    pick: Pick,
+    *,
+    picture: np.ndarray | None = None,
+    present: bool = False,
+    stage: bool = True,
+) -> dict:
+    """Everything the browser draws, without the words."""
+    first = rows[0].traces[0]
+    data = {
+        "kind": first.input.kind,
+        "present": present,
+        "scale": list(SEQUENTIAL),
+        "palette": expert_colours(max(t.layers[0].experts for r in rows for t in r.traces)),
+        "model": pick.model,
+        "layer": pick.layer,
+        "token": pick.token,
+        "outcome": pick.outcome,
+        "layers": [layer.layer for layer in first.layers],
+        "outcomes": [{"label": label} for label in labels],
+        "models": [_model(row) for row in rows],
+        "stage": _stage(rows, pick) if stage else None,
+    }
+    if first.input.kind == "text":
+        data["text"] = _text(first)
+    else:
+        rows_, cols = first.input.grid
+        data["image"] = {"src": jpeg_url(picture), "rows": rows_, "cols": cols}
+    return data
+
+
+def jpeg_url(pixels: np.ndarray) -> str:
+    """uint8 [side, side, 3] as a data address."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _text(trace: RoutingTrace) -> dict:
+    raw = trace.input.text.encode("utf-8", "surrogateescape")
+    members: list[list[int]] = [[] for _ in trace.input.words]
+    for i, token in enumerate(trace.input.tokens):
+        members[token.word].append(i)
+    words = [
+        {
+            "text": visible(raw[a:b].decode("utf-8", "replace").removeprefix(" ") or "␣"),
+            "tokens": tokens,
+        }
+        for (a, b), tokens in zip(trace.input.words, members, strict=True)
+    ]
+    return {"words": words, "tokens": [{"text": token_name(t.text)} for t in trace.input.tokens]}
+
+
+def token_name(text: str) -> str:
+    """A token for the screen: its leading space left away unless it is all there is."""
+    return visible(text.removeprefix(" ") or "␣")
+
+
+def _model(row: Row) -> dict:
+    layer = row.traces[0].layers[0]
+    choices = np.stack([[_choice(layer) for layer in t.layers] for t in row.traces])
+    return {
+        "name": row.name,
+        "badge": row.badge,
+        "note": row.note,
+        "heads": layer.heads,
+        "experts": layer.experts,
+        "k": layer.top_k,
+        "choice": _b64(choices),
+        "readings": [_reading(t) for t in row.traces],
+    }
+
+
+def _choice(layer: LayerTrace) -> np.ndarray:
+    """uint8 [S, K]: expert, +128 where dropped, 255 where there is none."""
+    packed = np.where(layer.kept, layer.expert, layer.expert + DROPPED)
+    return np.where(layer.expert < 0, NONE, packed).astype(np.uint8)
+
+
+def _reading(trace: RoutingTrace) -> dict:
+    demand = sum(int(layer.demand.sum()) for layer in trace.layers)
+    dropped = sum(int(layer.dropped.sum()) for layer in trace.layers) / max(1, demand)
+    bits = trace.bits_per_byte
+    return {"bits": "" if bits is None else f"{bits:.2f}", "dropped": f"{100 * dropped:.1f} %"}
+
+
+def _stage(rows: Sequence[Row], pick: Pick) -> dict:
+    traces = rows[pick.model].traces
+    layer = traces[0].layers[pick.layer]
+    source = traces[0].input
+    name = (
+        token_name(source.tokens[pick.token].text)
+        if source.kind == "text"
+        else f"{pick.token // source.grid[1] + 1}·{pick.token % source.grid[1] + 1}"
+    )
+    return {
+        "model": pick.model,
+        "layer": pick.layer,
+        "token": pick.token,
+        "name": name,
+        "heads": layer.heads,
+        "experts": layer.experts,
+        "k": layer.top_k,
+        "width": layer.vectors["x"].shape[1],
+        "outcomes": [_journey(t.layers[pick.layer], pick.token) for t in traces],
+    }
+
+
+def _journey(layer: LayerTrace, token: int) -> dict:
+    """One token through one layer, as the stage draws it."""
+    rows = slice(token * layer.heads, (token + 1) * layer.heads)
+    vectors = layer.vectors
+    return {
+        "x": _vector(vectors["x"][token]),
+        "out": _vector(vectors["out"][token]),
+        "combined": _vector(vectors["combined"][token]),
+        "head": None if layer.heads == 1 else _vector(vectors["wide"][token]),
+        "logits": _rounded(layer.logits[rows]),
+        "probs": _rounded(layer.probs[rows]),
+        "expert": layer.expert[rows].tolist(),
+        "gate": _rounded(layer.gate[rows]),
+        "kept": layer.kept[rows].tolist(),
+        "slot": layer.slot[rows].tolist(),
+        "capacity": layer.capacity,
+        "demand": layer.demand.tolist(),
+        "load": layer.load.tolist(),
+    }
+
+
+def _rounded(values: np.ndarray) -> list:
+    return np.round(np.maximum(values, -1e9).astype(float), 4).tolist()
+
+
+def _vector(values: np.ndarray) -> dict:
+    top = float(np.abs(values).max()) or 1.0
+    return {"q": _b64(np.round(values / top * 127).astype(np.int8)), "max": round(top, 4)}
+
+
+def _b64(values: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")

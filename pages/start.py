@@ -1,0 +1,57 @@
+"""Start: the first minute. A sentence and a picture, routed by MH-MoE and by plain SMoE."""
+
+from mhmoe.ui import kit, panels
+from mhmoe.ui.kit import rich, t
+
+
+def stage_alone() -> None:
+    """For lectures: ?present=1."""
+    panels.text_panel(panels.stored_sentence(t("start.sentence")), *panels.stored_shape())
+
+
+def page() -> None:
+    kit.hero(rich("start.claim"), rich("start.subtitle"))
+    left, right = kit.columns(3, 1)
+    with left:
+        text = panels.sentence(t("start.sentence"))
+        panels.examples(("bank", "camera", "zh"))
+    with right:
+        image, checksum = panels.picture()
+
+    heads, experts = panels.stored_shape()
+    with kit.card(
+        "sentence", t("start.sentence_title"), kit.badge(panels.source_of(heads, experts))
+    ):
+        routed = panels.text_panel(text, heads, experts)
+    panels.text_tiles(text, routed)
+    panels.checks(routed)
+
+    with kit.drawer("shape", t("start.shape")):
+        kit.write(t("start.shape_lead"))
+        panels.shape_controls()
+        panels.masked_cost(text, heads, experts)
+
+    kit.what_to_notice(t("start.notice_1"), t("start.notice_2"))
+    panels.text_downloads(text, routed)
+
+    with kit.card("picture", t("start.picture_title"), kit.badge(panels.source_of(heads, experts))):
+        kit.write(t("start.picture_lead"))
+        panels.sample_choice()
+        seen = panels.picture_panel(image, checksum, heads, experts)
+    panels.picture_tiles(seen)
+    panels.checks(seen)
+
+    kit.details(
+        t("start.how"),
+        text=t("start.how_text"),
+        formula=r"g_e(x_{th}) = \operatorname{softmax}(W_r\,x_{th})_e \ \text{ for the } k"
+        r"\text{ largest},\qquad o_{th} = \sum_{e} g_e(x_{th})\, f_e(x_{th}),\qquad"
+        r"y_t = W_{\text{merge}}\,[\,o_{t1};\dots;o_{th}\,]",
+        code=panels.code_of("layer"),
+        paper=("Wu et al. 2024, Multi-Head Mixture-of-Experts", "https://arxiv.org/abs/2404.15045"),
+    )
+    kit.next_chapter("start")
+
+
+view = kit.setup_page("start")
+stage_alone() if view.present else page()

@@ -1,0 +1,169 @@
+"""The browser harness: a real server, a real Chromium, and no tolerance for noise.
+
+``visit`` opens a page of the app in a browser of a given theme, size and locale. When the test
+ends it fails on any console error, any uncaught exception and any request to another host.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PATIENCE = 30_000
+IDLE = (
+    '[data-testid="stApp"][data-test-script-state="notRunning"]'
+    '[data-test-connection-state="CONNECTED"]'
+)
+#: On a deep link Streamlit's own client first looks for the server below the page's path.
+PROBE = re.compile(r"/[a-z-]+/_stcore/(health|host-config)$")
+
+expect.set_options(timeout=PATIENCE)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _await_health(url: str, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"the server ended with {process.returncode}:\n{log.read_text()}")
+        try:
+            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=2) as answer:
+                if answer.read() == b"ok":
+                    return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            # Not listening yet; a short pause between polls keeps two cores free for the server.
+            time.sleep(0.1)
+    pytest.fail(f"the server was not healthy within 60 s:\n{log.read_text()}")
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[str]:
+    """The app on a free port, as a visitor's ``streamlit run`` starts it, without any warm-up."""
+    port = _free_port()
+    log = folder / f"server-{port}.log"
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
+    command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _await_health(url, process, log)
+        yield url
+        errors = [line for line in log.read_text().splitlines() if "Traceback" in line]
+        assert not errors, f"the server logged an exception:\n{log.read_text()}"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One server for all tests that do not care what others did to it."""
+    with running_server(tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
+@pytest.fixture
+def fresh_server(tmp_path: Path) -> Iterator[str]:
+    """A server that no visitor has seen yet."""
+    with running_server(tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium where there is one, else the one Playwright installed."""
+    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        if found is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.fail(
+                "no browser: install chromium with the system's package manager, or run "
+                f"`{sys.executable} -m playwright install chromium`"
+            )
+        # A container's root user has no sandbox to use.
+        arguments = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield browser
+        browser.close()
+
+
+def _watch(page: Page, host: str, complaints: list[str]) -> None:
+    def on_console(message) -> None:
+        if message.type == "error" and not PROBE.search(message.location.get("url", "")):
+            complaints.append(f"console: {message.text} {message.location}")
+
+    def on_request(request) -> None:
+        address = urlsplit(request.url)
+        if address.scheme not in ("data", "blob") and address.netloc != host:
+            complaints.append(f"request to another host: {request.url}")
+
+    page.on("console", on_console)
+    page.on("pageerror", lambda error: complaints.append(f"uncaught: {error}"))
+    page.on("request", on_request)
+
+
+Visit = Callable[..., Page]
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """``visit(url, theme="dark", size=(390, 844), locale="zh-CN")`` opens the app and waits."""
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def open_page(
+        url: str,
+        *,
+        theme: str = "light",
+        size: tuple[int, int] = (1440, 900),
+        locale: str = "en-US",
+    ) -> Page:
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme=theme,
+            locale=locale,
+            reduced_motion="reduce",
+            permissions=["clipboard-read", "clipboard-write"],
+        )
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        page = context.new_page()
+        _watch(page, urlsplit(url).netloc, complaints)
+        page.goto(url)
+        settle(page)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not complaints, "\n".join(complaints)
+
+
+def settle(page: Page) -> None:
+    """Wait until the page is drawn inside its frame and the script is idle."""
+    # The frame's last component: a run outside the frame ends idle without it.
+    page.locator(".st-key-he_page").wait_for(state="attached")
+    page.locator(IDLE).wait_for()
+    page.locator(".st-key-he_copy_link").wait_for(state="attached")
+    expect(page.locator('[data-testid="stException"]')).to_have_count(0)
