@@ -3,5 +3,5 @@
 from mhmoe.ui import frame
 
 shell = frame.open_frame()
-shell.page.run()
-frame.close_frame(shell, frame.device_line())
+frame.run_page(shell)
+frame.close_frame(shell, frame.status_line())

@@ -1,8 +1,7 @@
 // A button that copies the link to the current view, complete with the visitor's text.
 
-const APP = "[data-testid=stApp]";
-const START_MS = 120; // in which a rerun that the click's own loss of focus asked for begins
-const RUN_MS = 3000; // waited for such a rerun; browsers allow the clipboard 5 s after a click
+// How long Python may take to answer. Browsers allow the clipboard for 5 s after a click.
+const ANSWER_MS = 4000;
 
 function build(root) {
   const button = document.createElement("button");
@@ -23,25 +22,6 @@ function base(path) {
   return path && here.endsWith(`/${path}`) ? here.slice(0, -path.length) : here;
 }
 
-/** Resolves once the app is idle: text typed but not yet sent is sent by the click itself. */
-function idle() {
-  const app = document.querySelector(APP);
-  const quiet = () => !app || app.dataset.testScriptState !== "running";
-  return new Promise((resolve) => {
-    setTimeout(() => {
-      if (quiet()) return resolve();
-      const finish = () => {
-        observer.disconnect();
-        clearTimeout(limit);
-        resolve();
-      };
-      const observer = new MutationObserver(() => quiet() && finish());
-      observer.observe(app, { attributes: true });
-      const limit = setTimeout(finish, RUN_MS);
-    }, START_MS);
-  });
-}
-
 /** Whether the clipboard took it. Without HTTPS a browser offers none. */
 function toClipboard(link) {
   if (!navigator.clipboard) return Promise.resolve(false);
@@ -52,7 +32,8 @@ function toClipboard(link) {
 }
 
 async function copy(root) {
-  await idle();
+  clearTimeout(root.heWaiting);
+  root.heAsked = null;
   const { path, query, words, text_left_out } = root.heData;
   const { status, field } = root.heParts;
   const link = `${window.location.origin}${base(path)}${path}${query ? `?${query}` : ""}`;
@@ -64,17 +45,25 @@ async function copy(root) {
   if (!copied) field.select();
 }
 
-export default function ({ data, parentElement }) {
+/** Asks Python first: leaving the text box may just have sent a text that no link knows yet. */
+function ask(root, setStateValue) {
+  root.heAsked = Date.now();
+  root.heWaiting = setTimeout(() => copy(root), ANSWER_MS);
+  setStateValue("asked", root.heAsked);
+}
+
+export default function ({ data, parentElement, setStateValue }) {
   const root = parentElement;
   const parts = (root.heParts ??= build(root));
   const before = root.heData;
   root.heData = data;
   parts.button.textContent = data.words.copy;
-  parts.button.onclick = () => copy(root);
+  parts.button.onclick = () => ask(root, setStateValue);
   parts.field.setAttribute("aria-label", data.words.copy);
   // A message about the previous view would be wrong beside the new one.
   if (before?.path !== data.path || before?.query !== data.query) {
     parts.status.textContent = "";
     parts.field.hidden = true;
   }
+  if (root.heAsked && data.asked === root.heAsked) copy(root);
 }

@@ -99,6 +99,7 @@ def _guarded(args: argparse.Namespace) -> int:
         PhotographsMissing,
     ) as error:
         raise Failed(error) from None
+    sys.stdout.flush()  # so that a closed pipe is noticed here
     return 0
 
 
@@ -175,7 +176,7 @@ def _train_options(train: argparse.ArgumentParser) -> None:
         default=True,
         help="when finished, write the checkpoint and its card to the models",
     )
-    train.set_defaults(command=run_training)
+    train.set_defaults(command=run_training, fresh=False)
 
 
 def seed(value: str) -> int:
@@ -378,7 +379,6 @@ def _pictures(folder: Path, side: int) -> list[DecodedImage]:
 
 def _with_model(args: argparse.Namespace, kind: str, work: Callable[[Loaded], Result]) -> Result:
     """Call ``work`` with the model that was named; on the CPU where the GPU is too small."""
-    import torch
 
     from mhmoe.models import checkpoint, engine
     from mhmoe.models.device import choose
@@ -388,12 +388,12 @@ def _with_model(args: argparse.Namespace, kind: str, work: Callable[[Loaded], Re
     device = choose(args.device)
     found = checkpoint.card(args.model)["config"]["kind"]
     if found != kind:
-        raise Usage(f"The model {args.model!r} is of kind {found}; a {kind} was given.")
-    try:
-        return work(engine.load(args.model, device))
-    except torch.OutOfMemoryError:
-        _say(f"The memory of {device} is not enough; the CPU computes instead.")
-        return work(engine.load(args.model, "cpu"))
+        raise Usage(f"The model {args.model!r} is of kind {found}, the input of kind {kind}.")
+    engine.FELL_BACK.clear()
+    result = engine.on_device(lambda where: work(engine.load(args.model, where)), device)
+    if engine.FELL_BACK.is_set():
+        _say(f"The memory of {device} is not enough; the CPU computed instead.")
+    return result
 
 
 # ---------------------------------------------------------------------------- train

@@ -5,6 +5,8 @@ capacity ceil(CF*K*S/E) first come first served), so places, loads and drops agr
 other; only the scores come from a random generator instead of a trained router.
 """
 
+# ruff: noqa: E501 - a text and its translation read best on one line
+
 from __future__ import annotations
 
 import base64
@@ -78,6 +80,8 @@ SAY = {
     "play": ("play", "播放"),
     "pause": ("pause", "暂停"),
     "next": ("next step", "下一步"),
+    "save_png": ("save as PNG", "保存为 PNG"),
+    "save_svg": ("save as SVG", "保存为 SVG"),
     "leave_present": ("leave the lecture view", "退出演示视图"),
     # stage: columns
     "col_token": ("token", "词元"),
@@ -229,7 +233,7 @@ SAY = {
     ),
 }
 
-SENTENCE = "The bank lent us money by the river bank".split()
+SENTENCE = ["The", "bank", "lent", "us", "money", "by", "the", "river", "bank"]
 
 
 def say(language: str = "en") -> dict[str, str]:
@@ -384,7 +388,7 @@ def payload(
     token = min(token, count - 1)
     routers = [Router(count, heads, experts, k, seed=1), Router(count, 1, experts, k, seed=2)]
     models = []
-    for router, name, bits in zip(routers, ("MH-MoE", "SMoE"), (4.61, 4.87)):
+    for router, name, bits in zip(routers, ("MH-MoE", "SMoE"), (4.61, 4.87), strict=True):
         choice, dropped = router.choice()
         readings = [
             {

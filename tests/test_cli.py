@@ -20,8 +20,24 @@ from mhmoe.models.config import SHIPPED
 from mhmoe.trace import RoutingTrace
 from mhmoe.training import loop, ship
 
-FIELDS = {"layer", "router", "experts", "top_k", "heads", "capacity", "logits", "probs", "expert",
-          "gate", "slot", "kept", "demand", "load", "importance", "losses"}
+FIELDS = {
+    "layer",
+    "router",
+    "experts",
+    "top_k",
+    "heads",
+    "capacity",
+    "logits",
+    "probs",
+    "expert",
+    "gate",
+    "slot",
+    "kept",
+    "demand",
+    "load",
+    "importance",
+    "losses",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -33,10 +49,12 @@ def _cpu(monkeypatch, models, tmp_path):
 @pytest.fixture
 def run(capsys):
     """Call the command line; gives exit code, stdout, stderr."""
+
     def call(*argv: object) -> tuple[int, str, str]:
         code = cli.main([str(a) for a in argv])
         out, err = capsys.readouterr()
         return code, out, err
+
     return call
 
 
@@ -59,6 +77,7 @@ def one_sentence(err: str) -> str:
 
 # ---------------------------------------------------------------------------- models
 
+
 def test_models_as_json(run):
     code, out, err = run("models", "--json")
     assert (code, err) == (0, "")
@@ -67,11 +86,22 @@ def test_models_as_json(run):
     for row in rows.values():
         assert list(row) == list(cli.FIELDS)
     assert rows["text-mhmoe"] | {"metrics": 0} == {
-        "name": "text-mhmoe", "kind": "text", "router": "linear", "experts": 4, "top_k": 2,
-        "heads": 4, "metrics": 0, **checkpoint.load("text-mhmoe")[0].counts()}
+        "name": "text-mhmoe",
+        "kind": "text",
+        "router": "linear",
+        "experts": 4,
+        "top_k": 2,
+        "heads": 4,
+        "metrics": 0,
+        **checkpoint.load("text-mhmoe")[0].counts(),
+    }
     dense = rows["image-dense"]
     assert (dense["router"], dense["experts"], dense["top_k"], dense["heads"]) == (
-        "none", None, None, 1)
+        "none",
+        None,
+        None,
+        1,
+    )
 
 
 def test_models_for_people(run):
@@ -92,6 +122,7 @@ def test_no_models(run, models, monkeypatch, tmp_path):
 
 
 # ---------------------------------------------------------------------------- trace
+
 
 @pytest.mark.parametrize(("name", "heads"), [("text-smoe", 1), ("text-mhmoe", 4)])
 def test_trace_of_a_text(run, name, heads):
@@ -120,8 +151,7 @@ def test_trace_of_a_picture(run, photo):
     code, out, err = run("trace", "--model", "image-mhmoe", "--image", photo, "--json")
     assert (code, err) == (0, "")
     data = json.loads(out)
-    assert data["input"] == {"kind": "image", "grid": [4, 4], "patch": 32,
-                             "crop": [10, 0, 50, 40]}
+    assert data["input"] == {"kind": "image", "grid": [4, 4], "patch": 32, "crop": [10, 0, 50, 40]}
     assert np.shape(data["layers"][0]["gate"]) == (64, 2)
 
 
@@ -137,8 +167,9 @@ def test_a_dense_trace_has_no_layers(run, photo):
 def test_out_holds_what_json_says(run, tmp_path):
     file, text = tmp_path / "t.safetensors", tmp_path / "t.txt"
     text.write_text("Der Hund schläft.", "utf-8")
-    code, out, _ = run("trace", "--model", "text-mhmoe", "--text-file", text, "--json",
-                       "--out", file)
+    code, out, _ = run(
+        "trace", "--model", "text-mhmoe", "--text-file", text, "--json", "--out", file
+    )
     assert code == 0
     assert json.dumps(RoutingTrace.load(file).to_dict()) == out.strip()
 
@@ -179,6 +210,7 @@ def test_bytes_that_are_no_text(run, tmp_path):
 
 # ---------------------------------------------------------------------------- evaluate
 
+
 def test_evaluate_a_text(run, tmp_path):
     path = tmp_path / "t.txt"
     path.write_text("The quick brown fox jumps over the dog. " * 5)
@@ -196,8 +228,7 @@ def test_evaluate_a_text(run, tmp_path):
 def test_evaluate_pictures_leaves_out_what_is_none_aloud(run, photo):
     (photo.parent / "notes.txt").write_text("not a picture")
     (photo.parent / "folder").mkdir()
-    code, out, err = run("evaluate", "--model", "image-smoe", "--image-dir", photo.parent,
-                         "--json")
+    code, out, err = run("evaluate", "--model", "image-smoe", "--image-dir", photo.parent, "--json")
     assert code == 0
     numbers = json.loads(out)
     assert numbers["images"] == 1
@@ -207,63 +238,95 @@ def test_evaluate_pictures_leaves_out_what_is_none_aloud(run, photo):
 
 
 def test_evaluate_has_a_fixed_mask(run, photo):
-    first, second = (run("evaluate", "--model", "image-mhmoe", "--image-dir", photo.parent,
-                         "--json") for _ in range(2))
+    first, second = (
+        run("evaluate", "--model", "image-mhmoe", "--image-dir", photo.parent, "--json")
+        for _ in range(2)
+    )
     assert first == second
 
 
 # ---------------------------------------------------------------------------- what is refused
 
-@pytest.mark.parametrize("argv", [
-    (), ("dance",), ("trace",), ("trace", "--model", "text-smoe"),
-    ("trace", "--model", "text-smoe", "--text", "a", "--image", "b"),
-    ("evaluate", "--model", "text-smoe"),
-    ("train",), ("train", "text-smoe", "--resume", "--fresh"),
-    ("train", "text-smoe", "--seed", "one"), ("train", "text-smoe", "--seed", "-1"),
-])
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        (),
+        ("dance",),
+        ("trace",),
+        ("trace", "--model", "text-smoe"),
+        ("trace", "--model", "text-smoe", "--text", "a", "--image", "b"),
+        ("evaluate", "--model", "text-smoe"),
+        ("train",),
+        ("train", "text-smoe", "--resume", "--fresh"),
+        ("train", "text-smoe", "--seed", "one"),
+        ("train", "text-smoe", "--seed", "-1"),
+    ],
+)
 def test_wrong_options_are_bad_usage(run, argv):
     code, out, err = run(*argv)
     assert (code, out) == (2, "")
     assert "usage:" in err
 
 
-@pytest.mark.parametrize(("argv", "sentence"), [
-    (("trace", "--model", "gpt", "--text", "a"), "known are image-dense, image-mhmoe"),
-    (("evaluate", "--model", "gpt", "--text-file", "x"), "Unknown model 'gpt'; known are"),
-    (("train", "cake"), "Unknown recipe 'cake'; known are collapse-balanced"),
-    (("train", "text-smoe"), "name its folder with --text-dir"),
-    (("trace", "--model", "image-smoe", "--text", "a"), "is of kind image; a text was given"),
-    (("trace", "--model", "text-smoe", "--image", "a.png"), "is of kind text; a image was given"),
-    (("trace", "--model", "text-smoe", "--text", "a", "--device", "tpu"), "known are auto, cpu"),
-    (("train", "image-smoe", "--device", "tpu"), "known are auto, cpu"),
-])
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (("trace", "--model", "gpt", "--text", "a"), "known are image-dense, image-mhmoe"),
+        (("evaluate", "--model", "gpt", "--text-file", "x"), "Unknown model 'gpt'; known are"),
+        (("train", "cake"), "Unknown recipe 'cake'; known are collapse-balanced"),
+        (("train", "text-smoe"), "name its folder with --text-dir"),
+        (
+            ("trace", "--model", "image-smoe", "--text", "a"),
+            "is of kind image, the input of kind text",
+        ),
+        (
+            ("trace", "--model", "text-smoe", "--image", "a.png"),
+            "is of kind text, the input of kind image",
+        ),
+        (
+            ("trace", "--model", "text-smoe", "--text", "a", "--device", "tpu"),
+            "known are auto, cpu",
+        ),
+        (("train", "image-smoe", "--device", "tpu"), "known are auto, cpu"),
+    ],
+)
 def test_what_is_asked_for_wrongly(run, argv, sentence):
     code, out, err = run(*argv)
     assert (code, out) == (2, "")
     assert sentence in one_sentence(err)
 
 
-@pytest.mark.parametrize(("argv", "sentence"), [
-    (("trace", "--model", "text-smoe", "--text", "  "), "no text to route"),
-    (("trace", "--model", "text-smoe", "--text", ""), "no text to route"),
-    (("trace", "--model", "text-smoe", "--text-file", "no/such.txt"), "such.txt cannot be read"),
-    (("trace", "--model", "text-smoe", "--text-file", "."), "cannot be read"),
-    (("trace", "--model", "image-smoe", "--image", "no/such.png"), "such.png cannot be read"),
-    (("trace", "--model", "text-smoe", "--text", "a", "--out", "no/such/t"), "not be written"),
-    (("evaluate", "--model", "text-smoe", "--text-file", "no/such.txt"), "cannot be read"),
-    (("evaluate", "--model", "image-smoe", "--image-dir", "no/such"), "cannot be read"),
-    (("train", "text-smoe", "--text-dir", "no/such"), "has no de/plain_train.txt"),
-])
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (("trace", "--model", "text-smoe", "--text", "  "), "no text to route"),
+        (("trace", "--model", "text-smoe", "--text", ""), "no text to route"),
+        (
+            ("trace", "--model", "text-smoe", "--text-file", "no/such.txt"),
+            "such.txt cannot be read",
+        ),
+        (("trace", "--model", "text-smoe", "--text-file", "."), "cannot be read"),
+        (("trace", "--model", "image-smoe", "--image", "no/such.png"), "such.png cannot be read"),
+        (("trace", "--model", "text-smoe", "--text", "a", "--out", "no/such/t"), "not be written"),
+        (("evaluate", "--model", "text-smoe", "--text-file", "no/such.txt"), "cannot be read"),
+        (("evaluate", "--model", "image-smoe", "--image-dir", "no/such"), "cannot be read"),
+    ],
+)
 def test_what_was_tried_and_failed(run, argv, sentence):
     code, out, err = run(*argv)
     assert (code, out) == (1, "")
     assert sentence in one_sentence(err)
 
 
-@pytest.mark.parametrize(("content", "sentence"), [
-    (b"", "is empty"), (b"hello, not a picture", "not a picture"),
-    (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "PNG file of"),
-])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b"hello, not a picture", "not a picture"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "PNG file of"),
+    ],
+)
 def test_a_file_that_is_no_picture(run, tmp_path, content, sentence):
     path = tmp_path / "x.png"
     path.write_bytes(content)
@@ -313,16 +376,18 @@ def test_out_of_memory_falls_back_to_the_cpu_aloud(run, monkeypatch):
         if len(devices) == 1:
             raise torch.OutOfMemoryError
         return real(name, device)
+
     small.cache_clear = real.cache_clear
     monkeypatch.setattr(engine, "load", small)
     code, out, err = run("trace", "--model", "text-smoe", "--text", "a", "--json")
     assert code == 0
     assert json.loads(out)["layers"]
-    assert "the CPU computes instead" in one_sentence(err)
+    assert "the CPU computed instead" in one_sentence(err)
     assert devices[-1] == "cpu"
 
 
 # ---------------------------------------------------------------------------- train
+
 
 @pytest.fixture
 def tiny_recipe(tmp_path, monkeypatch) -> Path:
@@ -331,8 +396,10 @@ def tiny_recipe(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(loop, "SAVE_EVERY", 5)
     monkeypatch.setattr(ship, "WINDOWS", 2)
     path = tmp_path / "text-smoe.toml"
-    path.write_text('model = "text-smoe"\ndata = "text"\nsteps = 20\nbatch = 6\n'
-                    'learning_rate = 1e-2\nbalance = 0.01\nseed = 1\n')
+    path.write_text(
+        'model = "text-smoe"\ndata = "text"\nsteps = 20\nbatch = 6\n'
+        "learning_rate = 1e-2\nbalance = 0.01\nseed = 1\n"
+    )
     return path
 
 
@@ -344,6 +411,7 @@ def test_train_reports_resumes_and_ships(run, tiny_recipe, text_dir, tmp_path, m
         if self.step == 12:
             raise KeyboardInterrupt
         real(self)
+
     monkeypatch.setattr(loop.Job, "_one_step", interrupted)
     code, out, err = run("train", tiny_recipe, "--text-dir", text_dir)
     assert code == 1
@@ -392,6 +460,12 @@ def test_a_shape_without_a_name_is_trained_but_not_shipped(run, tiny_recipe, tex
     assert "mine" not in checkpoint.names()
 
 
+def test_a_folder_without_text(run, tiny_recipe, tmp_path):
+    code, _, err = run("train", tiny_recipe, "--text-dir", tmp_path)
+    assert code == 1
+    assert "has no de/plain_train.txt" in one_sentence(err)
+
+
 def test_a_state_folder_that_cannot_be_made(run, tiny_recipe, text_dir, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = run("train", tiny_recipe, "--text-dir", text_dir, "--state", tmp_path / "file")
@@ -438,12 +512,22 @@ def test_where_runs_are_kept(monkeypatch):
 
 # ---------------------------------------------------------------------------- as a program
 
+
 def program(*argv: str, **options) -> subprocess.Popen:
     root = Path(cli.__file__).parents[1]
-    env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1",
-                        "PYTHONIOENCODING": "ascii"}
-    return subprocess.Popen([sys.executable, "-m", "mhmoe", *argv], env=env, cwd=root,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    env = os.environ | {
+        "PYTHONPATH": str(root),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONIOENCODING": "ascii",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "mhmoe", *argv],
+        env=env,
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
 
 
 def test_as_a_program():
@@ -454,7 +538,11 @@ def test_as_a_program():
 
 def test_help_does_not_wait_for_torch():
     code = "import sys, mhmoe.cli; mhmoe.cli.main(['--help']); sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False,
-                          cwd=Path(cli.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=False,
+        cwd=Path(cli.__file__).parents[1],
+    )
     assert done.returncode == 0
     assert b"Exit codes" in done.stdout

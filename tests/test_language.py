@@ -58,7 +58,7 @@ def test_both_languages_have_the_same_placeholders_and_terms(key):
 @pytest.mark.parametrize("lang", LANGUAGES)
 @pytest.mark.parametrize("key", KEYS)
 def test_every_text_renders(lang, key):
-    values = {name: "7" for name in placeholders(language.table(lang)[key])}
+    values = {name: 7 for name in placeholders(language.table(lang)[key])}
     assert "[[" not in language.rich(lang, key, **values)
     assert language.lookup(lang, key, **values)
 

@@ -106,8 +106,8 @@ def test_a_full_expert_turns_away_the_last_in_its_queue():
     [
         (1.25, 2, 128, 8, 40),
         (1.0, 1, 10, 8, 2),  # 1.25 places are 2
-        (1.1, 2, 40, 8, 11),  # in floating point 11.000000000000002, still 11 places
-        (0.7, 1, 10, 1, 7),  # 7.000000000000001 without rounding first on some orders
+        (0.28, 2, 100, 4, 14),  # in floating point 14.000000000000002, still 14 places
+        (0.07, 2, 100, 2, 7),  # likewise
         (0.01, 1, 10, 8, 1),
         (1.0, 2, 0, 8, 0),
         (None, 2, 128, 8, None),

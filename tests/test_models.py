@@ -22,6 +22,7 @@ LEARNED = tokenizer.train(["the cat sat on the mat"] * 3 + ["今天天气很好"
 
 # ---------------------------------------------------------------------------- tokens and words
 
+
 def check_map(text: str, limit: int) -> None:
     """Every law of the word map, for any text."""
     ids, source = tokenizer.encode(LEARNED, text, limit)
@@ -34,8 +35,9 @@ def check_map(text: str, limit: int) -> None:
     if source.count < limit:
         assert at == len(raw)
         assert source.text == text
-    assert [w[0] for w in source.words] == [0, *(w[1] for w in source.words[:-1])][:len(
-        source.words)]
+    assert [w[0] for w in source.words] == [0, *(w[1] for w in source.words[:-1])][
+        : len(source.words)
+    ]
     for token in source.tokens:  # each token lies inside the word that it points to
         start, end = source.words[token.word]
         assert start <= token.span[0]
@@ -58,10 +60,23 @@ def test_a_text_that_is_cut_keeps_its_laws(text, limit):
     check_map(text, limit)
 
 
-@pytest.mark.parametrize("text", [
-    "👩‍👩‍👧 family", "e\u0301a\u0300", "שלום עולם", "\x00\x1b[31m\x7f",
-    "<script>alert(1)</script>", "**bold** [x](y)", "\u200b\u202e", " \n\t ", "𝔘𝔫𝔦", "ｆｕｌｌ　ｗｉｄｔｈ", "한국어 문장", "１２３ 123 ²",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "👩‍👩‍👧 family",
+        "e\u0301a\u0300",
+        "שלום עולם",
+        "\x00\x1b[31m\x7f",
+        "<script>alert(1)</script>",
+        "**bold** [x](y)",
+        "\u200b\u202e",
+        " \n\t ",
+        "𝔘𝔫𝔦",
+        "ｆｕｌｌ　ｗｉｄｔｈ",
+        "한국어 문장",
+        "１２３ 123 ²",
+    ],
+)
 def test_strange_texts(text):
     check_map(text, 1000)
 
@@ -69,8 +84,14 @@ def test_strange_texts(text):
 def test_words_of_plain_text():
     _, source = tokenizer.encode(LEARNED, "the cat's mat, 42!", 100)
     raw = source.text.encode()
-    assert [raw[a:b].decode() for a, b in source.words] == ["the", " cat's", " mat", ",", " 42",
-                                                            "!"]
+    assert [raw[a:b].decode() for a, b in source.words] == [
+        "the",
+        " cat's",
+        " mat",
+        ",",
+        " 42",
+        "!",
+    ]
 
 
 def test_part_of_a_character_is_bracketed_with_its_neighbours():
@@ -103,6 +124,7 @@ def test_control_characters_are_shown_not_obeyed():
 
 # ---------------------------------------------------------------------------- patches
 
+
 def test_patches_go_back_to_the_picture():
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     rows = patches.to_patches(pictures, 8)
@@ -124,6 +146,7 @@ def test_a_mask_hides_the_same_share_of_every_row():
 
 
 # ---------------------------------------------------------------------------- the transformer
+
 
 def inputs_for(config: ModelConfig, batch: int = 2) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
@@ -157,7 +180,7 @@ def test_a_later_token_changes_nothing_before_it(name):
     assert not torch.allclose(before.output[:, 9:], after.output[:, 9:])
     heads = TINY[name].heads
     for a, b in zip(before.routing, after.routing, strict=True):
-        assert torch.equal(a.expert[:, :9 * heads], b.expert[:, :9 * heads])
+        assert torch.equal(a.expert[:, : 9 * heads], b.expert[:, : 9 * heads])
 
 
 def test_a_hidden_patch_is_really_hidden():
@@ -206,6 +229,7 @@ def test_the_shipped_pair_differs_in_the_heads_only():
 
 # ---------------------------------------------------------------------------- checkpoints
 
+
 def test_a_checkpoint_is_the_model_in_half_precision(models):
     model, card = checkpoint.load("text-mhmoe")
     fresh = Transformer(TINY["text-mhmoe"], seed=3)
@@ -250,7 +274,7 @@ def test_a_card_of_another_shape(models):
     path = models / "text-smoe.json"
     card = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps(card | {"config": card["config"] | {"d_model": 32}}), "utf-8")
-    with pytest.raises(checkpoint.CheckpointError, match="do not fit|cannot be read"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"do not fit|cannot be read"):
         checkpoint.load("text-smoe")
     path.write_text(json.dumps(card | {"config": card["config"] | {"colour": "red"}}), "utf-8")
     with pytest.raises(checkpoint.CheckpointError, match="cannot be read"):
@@ -264,6 +288,7 @@ def test_a_missing_tokenizer(models):
 
 
 # ---------------------------------------------------------------------------- the engine
+
 
 def picture(seed: int = 0) -> DecodedImage:
     pixels = np.random.default_rng(seed).integers(0, 256, (128, 128, 3), np.uint8)
@@ -313,11 +338,11 @@ def test_long_text_is_cut_to_the_context(models):
 def test_capacity_factors_rerun_the_whole_model(models):
     loaded = engine.load("text-mhmoe")
     factors = (None, 0.5)
-    many = engine.trace_text(loaded, "She sells sea shells",
-                             WhatIf(capacity_factors=factors))
+    many = engine.trace_text(loaded, "She sells sea shells", WhatIf(capacity_factors=factors))
     for factor, trace in zip(factors, many, strict=True):
-        (alone,) = engine.trace_text(loaded, "She sells sea shells",
-                                     WhatIf(capacity_factors=(factor,)))
+        (alone,) = engine.trace_text(
+            loaded, "She sells sea shells", WhatIf(capacity_factors=(factor,))
+        )
         for a, b in zip(trace.layers, alone.layers, strict=True):
             np.testing.assert_array_equal(a.expert, b.expert)
             np.testing.assert_allclose(a.logits, b.logits, rtol=1e-4, atol=1e-5)
@@ -355,7 +380,8 @@ def test_text_is_measured_on_full_windows_only(models):
     windows = engine.count_tokens(text) // 16
     assert numbers["tokens"] == windows * 15  # the first token of a window is not predicted
     assert numbers["bits_per_byte"] == pytest.approx(
-        np.log2(numbers["perplexity"]) * numbers["tokens"] / numbers["bytes"])
+        np.log2(numbers["perplexity"]) * numbers["tokens"] / numbers["bytes"]
+    )
     with pytest.raises(engine.InputProblem, match="window of 16"):
         engine.evaluate_text(loaded, "fox")
 
@@ -376,6 +402,7 @@ def test_the_baseline_predicts_the_mean_colour_that_is_visible():
 
 
 # ---------------------------------------------------------------------------- devices
+
 
 def test_devices(monkeypatch):
     monkeypatch.setenv("MHMOE_DEVICE", "cpu")

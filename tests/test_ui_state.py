@@ -53,7 +53,7 @@ def test_everything_comes_back():
 
 
 def test_the_text_goes_in_only_when_asked_for():
-    assert "text" not in to_query(EVERYTHING)
+    assert "text=" not in to_query(EVERYTHING)
     assert reread(EVERYTHING).text is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,6 @@ def test_a_room_uses_only_its_packages(path):
 
 
 def is_standard(name: str) -> bool:
-    import sys
-
     return top(name) in sys.stdlib_module_names
 
 
@@ -153,7 +152,7 @@ def test_scripts_never_make_html_of_text_or_reach_out(path):
     assert not re.search(r"\bfetch\(|XMLHttpRequest|WebSocket|sendBeacon", text)
 
 
-@pytest.mark.parametrize("path", OWN, ids=relative)
+@pytest.mark.parametrize("path", [*PAGES, *sources(PACKAGE / "ui"), ROOT / "app.py"], ids=relative)
 def test_functions_fit_on_a_screen(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

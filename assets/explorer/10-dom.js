@@ -1,4 +1,4 @@
-// The explorer, part 1 of 8: building DOM, formatting numbers, tooltips, roving focus.
+// The explorer, part 1 of 10: building DOM, formatting numbers, tooltips, roving focus.
 //
 // Python joins the files of this folder in name order into one ES module, so they share one
 // scope and import nothing. Text only ever enters the page through textContent: what a visitor
@@ -53,7 +53,7 @@ function fill(template, values = {}) {
   return template.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
 }
 
-const ruler = document.createElement("canvas").getContext("2d");
+const ruler = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 
 /** Width of a text in px, needed wherever SVG text must fit into a box. */
 function textWidth(text, size, weight, family) {

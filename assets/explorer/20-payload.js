@@ -1,4 +1,4 @@
-// Part 2: reading what Python sent. Data are 0-based; everything shown is 1-based.
+// Part 3: reading what Python sent. Data are 0-based; everything shown is 1-based.
 
 function bytesOf(base64) {
   const text = atob(base64);

@@ -1,4 +1,4 @@
-// Part 3: the token strips. One row block per model, one card per word, one chip per sub-token.
+// Part 4: the token strips. One row block per model, one card per word, one chip per sub-token.
 
 /** A rounded square in the expert's colour, with its number; hollow and struck when dropped. */
 function chip(choice, data = {}) {
@@ -22,7 +22,9 @@ class Strips {
 
   build(data) {
     this.rows = data.models.map((model, m) => this.buildRow(data, model, m));
-    this.node.replaceChildren(...this.rows.map((row) => row.node));
+    this.caption = el("p", { class: "save-only quiet" });
+    this.node.replaceChildren(this.caption, ...this.rows.map((row) => row.node));
+    this.save = this.explorer.saveButtons(() => this.node, () => this.explorer.pictureName(), data.models.map((m) => m.name).join(", "));
     this.node.style.setProperty("--models", data.models.length);
   }
 
@@ -57,7 +59,7 @@ class Strips {
     const buttons = word.tokens.map((token) => this.buildToken(row, token, m, w, data.text.tokens[token].text));
     const card = el("div", { class: "word several", "data-word": w, role: "group", "aria-label": word.text },
       text, el("span", { class: "brackets" }, ...buttons));
-    text.addEventListener("click", () => this.explorer.pick({ model: m, token: word.tokens[0] }));
+    text.addEventListener("click", () => this.explorer.pickAndShow({ model: m, token: word.tokens[0] }));
     row.cards.push(card);
     return card;
   }
@@ -74,7 +76,7 @@ class Strips {
     const chips = range(row.model.heads).map((head) =>
       el("span", { class: "chip", "data-model": m, "data-token": token, "data-head": head }));
     const button = el("button", { type: "button", class: "token", tabindex: -1, "data-token": token, "data-word": w,
-      onclick: () => explorer.pick({ model: m, token }),
+      onclick: () => explorer.pickAndShow({ model: m, token }),
       onpointerenter: () => this.hover(token, m, true), onpointerleave: () => this.hover(token, m, false),
       onfocus: () => this.hover(token, m, true), onblur: () => this.hover(token, m, false) },
     el("span", { class: "chips" }, ...chips));
@@ -89,6 +91,7 @@ class Strips {
   show() {
     const { explorer } = this;
     const { layer, outcome, token, model } = explorer.selection;
+    write(this.caption, explorer.place());
     this.rows.forEach((row, m) => {
       const choices = explorer.choices[m];
       write(row.reading, explorer.reading(m));

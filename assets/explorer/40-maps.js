@@ -1,4 +1,4 @@
-// Part 4: an image as its patches. The picture with its grid, and for each model the experts of
+// Part 5: an image as its patches. The picture with its grid, and for each model the experts of
 // one head, all heads in small, and the number of distinct experts per patch.
 
 const CELL = 10; // patch size in the maps' own units
@@ -16,7 +16,9 @@ class Maps {
     const { rows, cols } = data.image;
     Object.assign(this, { rows, cols, count: rows * cols, cursors: [] });
     this.panels = data.models.map((model, m) => this.buildPanel(model, m));
-    this.node.replaceChildren(this.buildPicture(data), el("div", { class: "panels" }, ...this.panels.map((p) => p.node)));
+    this.aside = el("div", { class: "aside panel" }); // the explorer puts its controls here
+    this.node.replaceChildren(this.buildPicture(data), this.aside, ...this.panels.map((p) => p.node));
+    this.node.style.setProperty("--models", data.models.length);
   }
 
   // ── building ────────────────────────────────────────────────────────────────────────────
@@ -31,10 +33,29 @@ class Maps {
       onkeydown: (event) => this.onKey(event) }, []);
     this.grid.prepend(this.image(data.image.src));
     this.onBoard(this.grid, () => null);
-    this.aside = el("div", { class: "aside" }); // the explorer puts its controls here
     this.where = el("span", { class: "quiet" });
     return el("div", { class: "picture panel" },
-      el("header", {}, el("strong", {}, say("picture")), this.where), this.grid, this.aside);
+      el("header", {}, el("strong", {}, say("picture")), this.where), this.grid);
+  }
+
+  /** Every expert once: to read the colours, and to light all patches of one expert. */
+  buildKey() {
+    const { explorer } = this;
+    const { say } = explorer;
+    const experts = Math.max(...explorer.data.models.map((model) => model.experts));
+    const keys = range(experts).map((expert) => el("button", { type: "button", class: "key", tabindex: expert ? -1 : 0,
+      "aria-label": say("expert", { expert: expert + 1 }), "aria-pressed": false,
+      onclick: () => pin(explorer.pinned === expert ? null : expert),
+      onpointerenter: () => explorer.light(new Set([expert])), onpointerleave: () => explorer.light(null) },
+    chip({ expert, dropped: false })));
+    const pin = (expert) => {
+      explorer.pinned = expert;
+      keys.forEach((key, e) => put(key, "aria-pressed", e === expert));
+      explorer.light(null);
+    };
+    return el("div", { class: "field keys" }, el("span", { class: "label", "aria-hidden": "true" }, say("col_experts")),
+      el("div", { class: "numbers", role: "group", "aria-label": say("col_experts"),
+        onkeydown: (event) => rove(keys, LINE_KEYS, event, (at) => makeTabStop(keys, at)) }, ...keys));
   }
 
   image(src) {
@@ -44,7 +65,7 @@ class Maps {
 
   buildPanel(model, m) {
     const { say } = this.explorer;
-    const panel = { model, reading: el("span", { class: "reading" }), small: [] };
+    const panel = { model, reading: el("span", { class: "reading" }), small: [], caption: el("span", { class: "save-only quiet" }) };
     panel.cells = this.patches((i) => ({ class: "tint", "data-model": m, "data-patch": i }));
     panel.digits = range(this.count).map((i) => svg("text", { class: "digit",
       x: (i % this.cols) * CELL + CELL / 2, y: Math.floor(i / this.cols) * CELL + CELL / 2 }));
@@ -61,8 +82,9 @@ class Maps {
     ];
     panel.node = el("section", { class: "panel", "data-model": m, "aria-label": model.name },
       el("header", {}, el("strong", { class: "name" }, model.name), model.badge ? el("span", { class: "badge" }, model.badge) : null,
-        panel.reading, model.note ? el("span", { class: "note" }, model.note) : null),
-      el("div", { class: "tiles" }, ...tiles));
+        panel.reading, model.note ? el("span", { class: "note" }, model.note) : null, panel.caption),
+      el("div", { class: "tiles" }, ...tiles),
+      this.explorer.saveButtons(() => panel.node, () => this.explorer.pictureName(m), model.name));
     return panel;
   }
 
@@ -122,7 +144,7 @@ class Maps {
     board.addEventListener("click", (event) => {
       if (event.target.dataset.patch === undefined) return;
       const model = modelOf();
-      explorer.pick(model === null ? { token: patchOf(event) } : { model, token: patchOf(event) });
+      explorer.pickAndShow(model === null ? { token: patchOf(event) } : { model, token: patchOf(event) });
     });
     board.addEventListener("pointerover", (event) => {
       const { layer, outcome, model } = explorer.selection;
@@ -150,8 +172,12 @@ class Maps {
     return this.explorer.choices[m].experts(outcome, layer, patch).size;
   }
 
-  /** Arrow keys move the choice; the message waits until the fingers rest. */
+  /** Arrow keys move the choice, and the message waits until the fingers rest; Enter goes to see it. */
   onKey(event) {
+    if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      return this.explorer.stage.reveal();
+    }
     const { token } = this.explorer.selection;
     const [row, col] = [Math.floor(token / this.cols), token % this.cols];
     const moves = { ArrowUp: [row - 1, col], ArrowDown: [row + 1, col], ArrowLeft: [row, col - 1], ArrowRight: [row, col + 1],
@@ -187,6 +213,7 @@ class Maps {
     const choices = explorer.choices[m];
     const head = clamp(this.head, 0, choices.heads - 1);
     write(panel.reading, explorer.reading(m));
+    write(panel.caption, explorer.place());
     write(panel.mapTitle, explorer.say(choices.heads > 1 ? "map_title" : "map_title_one",
       { head: head + 1, layer: explorer.layerNumber(layer) }));
     panel.picker?.show(head);
@@ -236,11 +263,11 @@ class Maps {
 
   /** Digits keep 12 px on screen whatever the size of the map, and hide in cells too small for them. */
   fit() {
-    for (const { map } of this.panels) {
-      const cell = map.clientWidth / this.cols;
+    const sizes = this.panels.map(({ map, model }) => [map, map.clientWidth / this.cols, model.experts]);
+    for (const [map, cell, experts] of sizes) {
       if (!cell) continue;
-      map.style.setProperty("--digit", `${px((clamp(cell * 0.62, 11, 15) / cell) * CELL)}px`);
-      put(map, "data-digits", cell >= 14);
+      map.style.setProperty("--digit", `${px((clamp(cell * 0.62, 12, 15) / cell) * CELL)}px`);
+      put(map, "data-digits", cell >= (experts > 9 ? 17 : 13.5));
     }
   }
 }

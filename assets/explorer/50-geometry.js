@@ -1,4 +1,4 @@
-// Part 5: where things stand on the stage. Pure arithmetic, no DOM.
+// Part 6: where things stand on the stage. Pure arithmetic, no DOM.
 //
 // The journey runs along one axis, "main": left to right on a wide screen, top to bottom on a
 // narrow one. The other axis, "cross", holds the heads and the experts side by side. Everything
@@ -43,10 +43,12 @@ function spreadColumns(columns, width, margin) {
 /** Main positions on a tall stage: fixed gaps, with room for each row's heading. */
 const TALL_GAPS = { token: 26, mix: 18, subtokens: 50, scores: 58, gates: 40, experts: 96, sums: 96, merge: 40, output: 42 };
 
-function stackRows(columns) {
+function stackRows(columns, multi) {
   let at = 0;
   for (const column of columns) {
-    column.at = at += TALL_GAPS[column.name];
+    // Without a merge the experts' ribbons run straight into the output, and need their room.
+    at += column.name === "output" && !multi ? TALL_GAPS.sums : TALL_GAPS[column.name];
+    column.at = at;
     at += column.size;
   }
   return at;
@@ -81,7 +83,7 @@ function geometryOf(journey, width) {
     g.width = cross + lane + 2;
     g.crossStart = 1;
     g.crossSize = cross;
-    g.mainEnd = stackRows(columns);
+    g.mainEnd = stackRows(columns, journey.multi);
     g.rail = cross + 14;
     g.height = g.mainEnd + 26;
   }

@@ -1,4 +1,4 @@
-// Part 6: what happened to one token in one layer, and the sentences that tell it.
+// Part 7: what happened to one token in one layer, and the sentences that tell it.
 
 /** The stage of one outcome, decoded: vectors, every choice with its numbers, and the steps. */
 function journeyOf(stage, outcome) {

@@ -1,4 +1,4 @@
-// Part 7: the drawing of a journey, in plain SVG. Every part carries the step that reveals it.
+// Part 8: the drawing of a journey, in plain SVG. Every part carries the step that reveals it.
 
 const LEVELS = 6; // vector cells are quantised to -6..6: one path per level instead of one rect per cell
 
@@ -237,9 +237,11 @@ class Drawing {
     j.logits[head].forEach((score, expert) => {
       const x = area.x + pitch * expert;
       const inset = Math.min(2, pitch * 0.12);
-      const top = Math.min(yOf(score), yOf(0));
+      // One scale for all heads, so that heights compare; even the smallest score stays a visible bar.
+      const tall = Math.max(1.5, Math.abs(yOf(score) - yOf(0)));
+      const top = score < 0 ? yOf(0) : yOf(0) - tall;
       const bar = svg("rect", { class: `bar ${score < 0 ? "down" : "up"}`, x: px(x + inset), width: px(pitch - 2 * inset),
-        y: px(top), height: px(Math.max(1, Math.abs(yOf(score) - yOf(0)))), rx: Math.min(2, pitch / 6), "--i": expert % 16 });
+        y: px(top), height: px(tall), rx: Math.min(2, pitch / 6), "--i": expert % 16 });
       const hit = svg("rect", { class: "hit", x: px(x), y: px(area.y - 4), width: px(pitch), height: px(area.height + 22) });
       const column = svg("g", { class: "score", "data-expert": expert, "data-kept": chosen.has(expert) }, hit, bar);
       const centre = x + pitch / 2;

@@ -1,13 +1,17 @@
-// Part 8: the stage around the drawing: title, steps, playing, keyboard.
+// Part 9: the stage around the drawing: title, steps, playing, keyboard.
+
+const whenIdle = window.requestIdleCallback ?? ((job) => setTimeout(job, 60)); // Safari has none
+const forgetIdle = window.cancelIdleCallback ?? clearTimeout;
 
 const STEP_MS = 2400; // long enough to read one sentence
+const SEEN_ENOUGH = 160; // px of the stage in view: a pick is noticed without scrolling
 
 class Stage {
   constructor(explorer) {
     this.explorer = explorer;
     this.step = Infinity; // the first view is complete: everything visible
     this.timer = null;
-    this.parts = {};
+    this.shelf = new Map(); // outcome -> finished drawing
   }
 
   // ── building ────────────────────────────────────────────────────────────────────────────
@@ -21,6 +25,7 @@ class Stage {
       el("button", { type: "button", class: "round", "aria-label": label, onclick }, iconOf(icon));
     this.title = el("h2", { class: "title" });
     this.subtitle = el("span", { class: "subtitle" });
+    this.caption = el("span", { class: "subtitle save-only" });
     this.svg = svg("svg", { class: "canvas", role: "group", focusable: "false" });
     this.scroller = el("div", { class: "scroller" }, this.svg);
     this.playButton = button("play", say("play"), () => this.toggle());
@@ -37,13 +42,15 @@ class Stage {
       el("div", { class: "steps" }, this.dots, this.slider), this.sentence, this.dropNote);
     this.waiting = el("p", { class: "waiting" }, say("stage_wait"));
     this.node = el("section", { class: "stage", "aria-label": say("stage_label"), "data-ready": "false" },
-      el("header", {}, this.title, this.subtitle), this.scroller, this.waiting, this.controls, this.live);
+      el("header", {}, this.title, this.subtitle, this.caption, this.explorer.saveButtons(() => this.node, () => this.pictureName(), say("stage_label"))),
+      this.scroller, this.waiting, this.controls, this.live);
     this.svg.addEventListener("keydown", (event) => this.onKey(event));
     this.svg.addEventListener("pointerover", (event) => this.hover(event.target));
     this.svg.addEventListener("pointerleave", () => this.hover(null));
     this.svg.addEventListener("focusin", (event) => this.hover(event.target));
     this.svg.addEventListener("focusout", () => this.hover(null));
-    this.drawn = null;
+    this.edition = null;
+    this.drawing = null;
     return this.node;
   }
 
@@ -57,20 +64,45 @@ class Stage {
     this.waiting.hidden = Boolean(fits);
     if (!stage) return;
     const width = this.roomFor();
-    const key = `${explorer.version} ${explorer.selection.outcome} ${width}`;
-    if (width < 40 || this.drawn === key) return;
-    this.drawn = key;
-    const { say, tooltip } = explorer;
-    this.journey = journeyOf(stage, explorer.selection.outcome);
-    this.geometry = geometryOf(this.journey, width);
+    if (width < 40) return;
+    const edition = `${explorer.version} ${width} ${this.zoom}`;
+    if (this.edition !== edition) this.shelf.clear();
+    this.edition = edition;
+    const drawing = this.drawingOf(explorer.selection.outcome);
+    if (this.drawing === drawing) return;
     const focused = this.marks?.findIndex((mark) => mark.matches(":focus")) ?? -1;
-    this.drawing = new Drawing(this.journey, this.geometry, { say, tooltip, family: explorer.family });
-    this.svg.replaceChildren(this.drawing.root);
+    this.drawing = drawing;
+    this.journey = drawing.j;
+    this.geometry = drawing.g;
+    this.svg.replaceChildren(drawing.root);
     this.marks = this.drawing.marks;
     makeTabStop(this.marks, clamp(focused, 0, this.marks.length - 1));
     if (focused >= 0) this.marks[clamp(focused, 0, this.marks.length - 1)].focus();
-    this.frame(stage, say);
+    this.frame(stage, explorer.say);
     this.showStep(false);
+    this.stock();
+  }
+
+  /** The drawing of an outcome, from the shelf or made now. */
+  drawingOf(outcome) {
+    if (!this.shelf.has(outcome)) {
+      const { say, tooltip, family, data } = this.explorer;
+      const journey = journeyOf(data.stage, outcome);
+      const geometry = geometryOf(journey, this.roomFor());
+      this.shelf.set(outcome, new Drawing(journey, geometry, { say, tooltip, family }));
+    }
+    return this.shelf.get(outcome);
+  }
+
+  /** While the browser idles, the other outcomes are drawn too: then scrubbing only swaps drawings. */
+  stock() {
+    forgetIdle(this.stocking);
+    const next = range(this.explorer.data.outcomes.length).find((outcome) => !this.shelf.has(outcome));
+    if (next === undefined) return;
+    this.stocking = whenIdle(() => {
+      this.drawingOf(next);
+      this.stock();
+    });
   }
 
   frame(stage, say) {
@@ -87,7 +119,22 @@ class Stage {
     write(this.subtitle, say("stage_subtitle", { model: model?.name ?? "" }));
     put(this.slider, "max", this.journey.steps.length);
     this.dots.replaceChildren(...this.journey.steps.map((_, i) => el("i", { "--at": i / Math.max(1, this.last) })));
+    write(this.caption, this.explorer.place());
     write(this.dropNote, this.drawing.dropNote());
+  }
+
+  pictureName() {
+    const { stage } = this.explorer.data;
+    return `${stage.name} ${this.explorer.say("layer_n", { layer: this.explorer.layerNumber(stage.layer) })}`;
+  }
+
+  /** After a pick: brings the stage into view where it is out of sight, as on a phone. */
+  reveal() {
+    if (!this.explorer.data.stage) return;
+    const { top, bottom } = this.node.getBoundingClientRect();
+    const seen = Math.min(bottom, window.innerHeight) - Math.max(top, 0);
+    if (seen >= Math.min(SEEN_ENOUGH, bottom - top)) return;
+    this.node.scrollIntoView({ block: "nearest", behavior: stillness.matches ? "auto" : "smooth" });
   }
 
   /** Reads the width once per resize: asking at every scrubbed value would force a layout each time. */

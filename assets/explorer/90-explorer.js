@@ -1,4 +1,4 @@
-// The whole: one explorer per mounted element. Python sends `data`; the only answer is the state
+// Part 10, the whole: one explorer per mounted element. Python sends `data`; the only answer is the state
 // "pick" = {model, layer, token, outcome}: one message per click or released thumb.
 
 const PICK_PATIENCE_MS = 5000; // how long an unanswered pick outranks what Python sends
@@ -21,6 +21,7 @@ class Explorer {
     this.observer = new ResizeObserver(() => this.later("fit", () => this.fit()));
     this.onDocumentKey = (event) => this.presentKey(event);
     this.pending = null;
+    this.pinned = null; // the expert that stays lit
     this.frames = {};
     this.seen = {};
     // The theme reaches us only as CSS variables; a one-millisecond transition reports its change.
@@ -40,6 +41,7 @@ class Explorer {
   disconnect() {
     this.connected = false;
     this.stage.pause();
+    forgetIdle(this.stage.stocking);
     this.observer.disconnect();
     clearTimeout(this.resting);
     document.removeEventListener("keydown", this.onDocumentKey);
@@ -59,11 +61,11 @@ class Explorer {
     const before = this.data;
     this.data = data;
     this.send = send;
-    this.version += 1;
     this.family = getComputedStyle(this.root).fontFamily || "sans-serif";
     const words = this.changed("words", [data.say, data.present, data.kind]);
     const scene = this.changed("scene", [data.kind, data.layers, data.outcomes, data.text, data.image, data.models]);
     this.adopt(before, scene);
+    if (this.changed("stage", [data.stage, data.outcomes.length]) || words) this.version += 1;
     if (scene) this.choices = data.models.map((model) => new Choices(model, data.layers.length, this.tokenCount));
     if (words || scene) this.build(words);
     if (this.changed("palette", [data.palette, data.scale])) this.paintPalette();
@@ -123,11 +125,14 @@ class Explorer {
     const shown = image ? this.maps : this.strips;
     if (!data.present) {
       shown.build(data);
-      if (image) this.maps.aside.append(this.controls);
+      if (image) this.maps.aside.replaceChildren(this.controls, this.maps.buildKey());
+      else this.controls.append(this.strips.save);
     }
     const above = data.present ? [this.leaveLink()] : image ? [this.maps.node] : [this.strips.node, this.controls];
     this.root.replaceChildren(this.probe, ...above, this.stage.node, this.tooltip.box);
     this.stage.measure();
+    this.pinned = null;
+    this.light(null);
     this.restoreFocus(focus);
     if (image) this.maps.fit();
   }
@@ -135,13 +140,16 @@ class Explorer {
   /** Rebuilding takes the focus away; give it back to the control of the same name. */
   focusPath() {
     const active = this.root.getRootNode().activeElement;
-    return active && this.root.contains(active) ? active.getAttribute("aria-label") : null;
+    const label = active && this.root.contains(active) ? active.getAttribute("aria-label") : null;
+    return label === null ? null : { label, at: this.labelled(label).indexOf(active) };
   }
 
-  restoreFocus(label) {
-    if (!label) return;
-    const twin = [...this.root.querySelectorAll("[aria-label]")].find((node) => node.getAttribute("aria-label") === label);
-    twin?.focus({ preventScroll: true });
+  restoreFocus(path) {
+    if (path) this.labelled(path.label)[path.at]?.focus({ preventScroll: true });
+  }
+
+  labelled(label) {
+    return [...this.root.querySelectorAll("[aria-label]")].filter((node) => node.getAttribute("aria-label") === label);
   }
 
   buildControls() {
@@ -177,6 +185,24 @@ class Explorer {
     put(this.thumb, "aria-valuetext", [label, ...readings].join(say("comma")));
   }
 
+  /** The two settings that a saved picture must name. */
+  place() {
+    const { data, selection, say } = this;
+    const { label } = data.outcomes[selection.outcome];
+    return [say("layer_n", { layer: this.layerNumber(selection.layer) }),
+      data.outcomes.length > 1 ? `${say("capacity_factor")} ${label}` : null].filter(Boolean).join(" · ");
+  }
+
+  pictureName(m = null) {
+    const { data, selection, say } = this;
+    const names = data.models.filter((_, i) => m === null || i === m).map((model) => model.name);
+    return `${names.join(" ")} ${say("layer_n", { layer: this.layerNumber(selection.layer) })}`;
+  }
+
+  saveButtons(nodeOf, nameOf, group) {
+    return saveButtons(nodeOf, nameOf, { group, png: this.say("save_png"), svg: this.say("save_svg") });
+  }
+
   reading(m) {
     const bits = this.data.models[m].readings?.[this.selection.outcome]?.bits;
     return bits ? this.say("reading", { bits }) : "";
@@ -196,7 +222,8 @@ class Explorer {
   }
 
   /** Hovering an expert on the stage lights it there and all its chips and patches. */
-  light(experts) {
+  light(asked) {
+    const experts = asked ?? (this.pinned === null ? null : new Set([this.pinned]));
     this.stage.light(experts);
     for (const node of [this.strips.node, this.maps.node]) {
       if (experts) put(node, "data-lit", [...experts].join(" "));
@@ -216,6 +243,12 @@ class Explorer {
     clearTimeout(this.resting);
     if (whenRested) this.resting = setTimeout(() => this.tell(), KEY_REST_MS);
     else this.tell();
+  }
+
+  /** A pick by pointing at it, or by Enter: it may lead to where the answer is drawn. */
+  pickAndShow(change) {
+    this.pick(change);
+    this.stage.reveal();
   }
 
   tell() {

@@ -11,6 +11,8 @@ import colorsys
 
 #: Okabe & Ito (2008); their black is a neutral grey here, so that it shows in both themes.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#767A85")
+#: How much lighter or darker each further group of eight experts is drawn.
+LIGHTER = (0.0, 0.2, -0.16, 0.32)
 DARK_INK, LIGHT_INK = "#14161B", "#FFFFFF"
 
 #: Amounts: cividis, ten steps, readable in both themes and by everyone.
@@ -30,20 +32,20 @@ SEQUENTIAL = (
 
 def expert_colours(experts: int) -> list[dict[str, str]]:
     """``[{"fill", "ink"}]``: the colour of each expert and the ink that reads best on it."""
-    fills = list(OKABE_ITO[:experts]) if experts <= len(OKABE_ITO) else _grouped(experts)
-    return [{"fill": fill, "ink": best_ink(fill)} for fill in fills]
+    return [{"fill": fill, "ink": best_ink(fill)} for fill in _grouped(experts)]
 
 
 def _grouped(experts: int) -> list[str]:
-    """Expert e takes the hue of expert e mod 8; later groups are lighter or darker."""
-    groups = -(-experts // len(OKABE_ITO))
+    """Expert e takes the hue of expert e mod 8; the first eight keep their colours, so that an
+    expert looks the same beside a larger model."""
     fills = []
     for e in range(experts):
         group, base = divmod(e, len(OKABE_ITO))
         h, light, s = colorsys.rgb_to_hls(*_channels(OKABE_ITO[base]))
-        shift = 0.0 if groups == 1 else 0.36 * (group / (groups - 1) - 0.5)
-        rgb = colorsys.hls_to_rgb(h, min(0.88, max(0.18, light + shift)), s)
-        fills.append("#" + "".join(f"{round(255 * c):02X}" for c in rgb))
+        light = min(0.88, max(0.18, light + LIGHTER[group % len(LIGHTER)]))
+        fills.append(
+            "#" + "".join(f"{round(255 * c):02X}" for c in colorsys.hls_to_rgb(h, light, s))
+        )
     return fills
 
 

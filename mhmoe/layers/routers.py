@@ -84,7 +84,7 @@ def capacity(factor: float | None, top_k: int, sub_tokens: int, experts: int) ->
     """C = ceil(CF * K * S / E) places per expert and sequence; None is unlimited."""
     if factor is None:
         return None
-    # rounding first: 1.1 * 2 * 40 / 8 is 11.000000000000002 in floating point, not 12 places
+    # rounding first: 0.28 * 2 * 100 / 4 is 14.000000000000002 in floating point, not 15 places
     return math.ceil(round(factor * top_k * sub_tokens / experts, 9))
 
 

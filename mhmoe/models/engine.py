@@ -5,10 +5,12 @@ Nothing here keeps state about a visitor; models are loaded once per device and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +22,10 @@ from mhmoe.models.patches import to_patches
 from mhmoe.models.transformer import Run, Transformer
 from mhmoe.trace import ImageInput, RoutingTrace, Source, TextInput
 
-VARIANT_HEADS = (1, 2, 4, 8)
-VARIANT_EXPERTS = (2, 4, 8, 16, 32)
+Result = TypeVar("Result")
+
+#: Set once a GPU had no memory left and the CPU computed instead; app and command line say so.
+FELL_BACK = threading.Event()
 
 
 class InputProblem(ValueError):
@@ -87,6 +91,15 @@ def variant(
     )
 
 
+def on_device(work: Callable[[torch.device], Result], device: torch.device) -> Result:
+    """work(device), or work(CPU) when the device has no memory left; then FELL_BACK is set."""
+    try:
+        return work(device)
+    except torch.OutOfMemoryError:
+        FELL_BACK.set()
+    return work(torch.device("cpu"))  # outside the handler, which would keep the tensors alive
+
+
 def trace_text(
     loaded: Loaded, text: str, what_if: WhatIf = TRAINED, *, vectors: bool = False
 ) -> list[RoutingTrace]:
@@ -129,6 +142,111 @@ def encode(loaded: Loaded, text: str) -> tuple[list[int], TextInput]:
 def count_tokens(text: str) -> int:
     """Tokens of the whole text, whatever part of it a model can use."""
     return len(checkpoint.load_tokenizer().encode(text).ids)
+
+
+# ----------------------------------------------------------- one layer opened, and reruns
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedLayer:
+    """One MoE layer on the frozen input that a trace recorded, with what routing left out.
+
+    sub         [S, D/H]     what the router and the experts read
+    router      [E, D/H]     the router's weights, one row per expert
+    expert_out  [S, E, D/H]  the output of every expert, chosen or not
+    merge       [D, D]       the merge layer, y = merge @ combined; None where there is none
+    macs        [E]          multiplications per token of this layer with k = 1..E
+    hidden      F            neurons of one expert
+    parameters  weights by part: router, expert (one), layer, block, model
+    """
+
+    sub: np.ndarray
+    router: np.ndarray
+    expert_out: np.ndarray
+    merge: np.ndarray | None
+    macs: np.ndarray
+    hidden: int
+    parameters: dict[str, int]
+
+
+def open_layer(loaded: Loaded, trace: RoutingTrace, index: int) -> OpenedLayer:
+    """The ``index``-th MoE layer of a trace that was made with ``vectors=True``."""
+    block, layer = loaded.model.moe_layers[index]
+    c = layer.config
+    x = torch.from_numpy(np.array(trace.layers[index].vectors["x"])).to(loaded.device)
+    with torch.inference_mode():
+        wide = layer.head(x) if c.projections else x
+        sub = wide.reshape(-1, c.d_head)
+        every = torch.arange(c.experts, device=sub.device).expand(len(sub), -1)
+        out = layer.experts(sub, every)
+    return OpenedLayer(
+        sub=_host(sub),
+        router=_host(layer.router.weight),
+        expert_out=_host(out),
+        merge=_host(layer.merge.weight) if c.projections else None,
+        macs=np.array([replace(c, top_k=k).macs_per_token for k in range(1, c.experts + 1)]),
+        hidden=c.d_ff,
+        parameters={
+            "router": layer.router.weight.numel(),
+            "expert": 2 * c.d_head * c.d_ff,
+            "layer": c.parameters,
+            "block": sum(p.numel() for p in loaded.model.blocks[block].parameters()),
+            "model": sum(p.numel() for p in loaded.model.parameters()),
+        },
+    )
+
+
+def neurons(loaded: Loaded, index: int, expert: int, row: np.ndarray) -> np.ndarray:
+    """[F] activations of one expert's neurons for one sub-token."""
+    experts = loaded.model.moe_layers[index][1].experts
+    with torch.inference_mode():
+        x = torch.from_numpy(np.array(row)).to(loaded.device)
+        return _host(experts.activation(x @ experts.w_in[expert]))
+
+
+def bits_by_k(loaded: Loaded, text: str) -> np.ndarray:
+    """[E] bits per byte of a text when every layer of the model uses k = 1..E; NaN for one token."""
+    ids, source = encode(loaded, text)
+    size = sum(t.span[1] - t.span[0] for t in source.tokens[1:])
+    if not size:
+        return np.full(loaded.model.config.moe.experts, np.nan)
+    inputs = torch.tensor([ids], device=loaded.device)
+    with torch.inference_mode():
+        totals = [
+            float(metrics.token_nats(loaded.model(inputs, what_if=WhatIf(top_k=k)).output, inputs).sum())
+            for k in range(1, loaded.model.config.moe.experts + 1)
+        ]
+    return np.array(totals) / np.log(2) / size
+
+
+def next_without(
+    loaded: Loaded, text: str, index: int, position: int, experts: Sequence[int]
+) -> np.ndarray:
+    """[1 + len(experts), V] probabilities of the token after ``position``.
+
+    Row 0 is the model as trained; row i the whole model run again on the whole text with
+    experts[i - 1] switched off in the ``index``-th MoE layer, so that all sub-tokens which
+    chose it there take their next best expert instead.
+    """
+    ids, _ = encode(loaded, text)
+    block = loaded.model.moe_layers[index][0]
+    inputs = torch.tensor([ids], device=loaded.device)
+    changes = [TRAINED, *(WhatIf(experts_off=(e,)) for e in experts)]
+    with torch.inference_mode():
+        rows = [
+            loaded.model(inputs, what_if=change, only_block=block).output[0, position].softmax(-1)
+            for change in changes
+        ]
+        return _host(torch.stack(rows))
+
+
+def spell(token: int) -> str:
+    """The text of a token id."""
+    return tokenizer.spell(checkpoint.load_tokenizer(), token)
+
+
+def _host(values: torch.Tensor) -> np.ndarray:
+    return values.detach().float().cpu().numpy()
 
 
 def evaluate_text(loaded: Loaded, text: str) -> dict:

@@ -152,7 +152,7 @@ def decode(data: bytes, side: int = 128, max_bytes: int = MAX_BYTES) -> DecodedI
     except Exception as error:  # plugins raise nearly everything on hostile bytes
         cut = _cut_short(data, form, error)
         found = ImageProblem("truncated" if cut else "damaged", format=form, bytes=len(data))
-    # raised out here, so that it does not keep the decoder's frames and the file alive
+    # raised out here, so that whoever keeps it does not keep the decoder's frames and pixels
     raise found.with_traceback(None)
 
 
@@ -395,13 +395,13 @@ def _cut_short(data: bytes, form: str, error: Exception) -> bool:
 
 
 __all__ = [
-    "DecodedImage",
     "FORMATS",
-    "ImageProblem",
     "MAX_BYTES",
     "MAX_PIXELS",
     "MIN_SIDE",
     "NOTES",
     "PROBLEMS",
+    "DecodedImage",
+    "ImageProblem",
     "decode",
 ]

@@ -14,7 +14,7 @@ def to_patches(pictures: np.ndarray, patch: int) -> Tensor:
     """[B, side, side, 3] uint8 -> [B, T, patch*patch*3], patches row by row."""
     B, side, _, channels = pictures.shape
     n = side // patch
-    x = torch.from_numpy(pictures).float().div(255).sub(CENTRE).div(SPREAD)
+    x = torch.tensor(pictures).float().div(255).sub(CENTRE).div(SPREAD)
     x = x.view(B, n, patch, n, patch, channels).permute(0, 1, 3, 2, 4, 5)
     return x.reshape(B, n * n, patch * patch * channels)
 

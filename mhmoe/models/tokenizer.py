@@ -75,6 +75,11 @@ def encode(tokenizer: Tokenizer, text: str, limit: int) -> tuple[list[int], Text
     return ids, TextInput(text=used, tokens=tuple(tokens), words=tuple(words))
 
 
+def spell(tokenizer: Tokenizer, token: int) -> str:
+    """The text of one token id, a leading space included."""
+    return _shown(bytes(_byte_of()[c] for c in tokenizer.id_to_token(token)))
+
+
 def _shown(piece: bytes) -> str:
     """A token's text; bytes that are only part of a character are written \\xNN."""
     return piece.decode("utf-8", "backslashreplace")

@@ -100,22 +100,27 @@ class Transformer(nn.Module):
         *,
         masked: Tensor | None = None,
         what_if: WhatIf = TRAINED,
+        only_block: int | None = None,
         with_places: bool = False,
         with_vectors: bool = False,
     ) -> Run:
-        """inputs: token ids [B, T], or patches [B, T, values] with ``masked`` [B, T] bool."""
+        """inputs: token ids [B, T], or patches [B, T, values] with ``masked`` [B, T] bool.
+
+        only_block  the one block that ``what_if`` changes; None changes every block
+        """
         x = self.embed(inputs)
         if masked is not None:
             x = torch.where(masked[..., None], self.mask_token.to(x.dtype), x)
         x = x + self.position[: x.shape[1]]
         run = Run(x)
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
             x = x + block.attention(block.attention_norm(x))
             if self.config.moe is None:
                 x = x + block.ffn(block.ffn_norm(x))
                 continue
+            asked = what_if if only_block in (None, i) else TRAINED
             y, routing, vectors = block.ffn.run(
-                block.ffn_norm(x), what_if=what_if, with_places=with_places
+                block.ffn_norm(x), what_if=asked, with_places=with_places
             )
             x = x + y
             run.routing.append(routing)

@@ -453,7 +453,7 @@ def _edge(wave: np.ndarray, period: float) -> np.ndarray:
 
 
 def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    x, y = _grid(rng, height, width)
+    x, _y = _grid(rng, height, width)
     x = x - x.min()
     return x / x.max()
 
@@ -764,14 +764,14 @@ def _overlap(left: int, top: int, size: int) -> tuple[tuple[slice, slice], tuple
 __all__ = [
     "BACKGROUNDS",
     "COLOURS",
-    "Item",
     "PHOTOGRAPHS",
-    "Photograph",
-    "PhotographsMissing",
     "SHAPES",
     "SIDE",
-    "Scene",
     "TEXTURES",
+    "Item",
+    "Photograph",
+    "PhotographsMissing",
+    "Scene",
     "batch",
     "boxes",
     "labelled_scene",

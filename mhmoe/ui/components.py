@@ -45,10 +45,17 @@ def page_head(*, lang: str, slug: str, home: bool, query: str) -> None:
 
 
 def copy_link(*, path: str, query: str, text_left_out: bool) -> None:
-    """A button that puts the link to this view on the clipboard and says so."""
+    """A button that puts the link to this view on the clipboard and says so.
+
+    The button asks for a run and copies when its question comes back as ``asked``, because the
+    click itself may have sent a text that the link on the page does not contain yet.
+    """
+    key = "he_copy_link"
+    asked = st.session_state.get(key, {}).get("asked")
     words = {word: t(f"link.{word}") for word in ("copy", "copied", "by_hand", "text_left_out")}
-    data = {"path": path, "query": query, "words": words, "text_left_out": text_left_out}
-    _copy_link(key="he_copy_link", data=data)
+    data = {"path": path, "query": query, "words": words, "asked": asked}
+    data["text_left_out"] = text_left_out
+    _copy_link(key=key, data=data, on_asked_change=lambda: None)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
+from mhmoe.analysis.routing import distinct_chance
 from mhmoe.figures.palette import SEQUENTIAL, expert_colours
 from mhmoe.models.tokenizer import visible
-from mhmoe.trace import LayerTrace, RoutingTrace
+from mhmoe.trace import LayerTrace, RoutingTrace, TextInput
 from mhmoe.ui import language
-from mhmoe.ui.session import lang
+from mhmoe.ui.session import lang, t
 
 NONE, DROPPED = 255, 128
 
@@ -144,6 +145,15 @@ def _text(trace: RoutingTrace) -> dict:
     return {"words": words, "tokens": [{"text": token_name(t.text)} for t in trace.input.tokens]}
 
 
+def _token_in_word(source: TextInput, token: int) -> str:
+    """``bank › ank`` for a part of a word, ``bank`` for a whole one."""
+    a, b = source.words[source.tokens[token].word]
+    raw = source.text.encode("utf-8", "surrogateescape")[a:b]
+    whole = token_name(raw.decode("utf-8", "replace"))
+    part = token_name(source.tokens[token].text)
+    return part if part == whole else f"{whole} › {part}"
+
+
 def token_name(text: str) -> str:
     """A token for the screen: its leading space left away unless it is all there is."""
     return visible(text.removeprefix(" ") or "␣")
@@ -174,18 +184,24 @@ def _reading(trace: RoutingTrace) -> dict:
     demand = sum(int(layer.demand.sum()) for layer in trace.layers)
     dropped = sum(int(layer.dropped.sum()) for layer in trace.layers) / max(1, demand)
     bits = trace.bits_per_byte
-    return {"bits": "" if bits is None else f"{bits:.2f}", "dropped": f"{100 * dropped:.1f} %"}
+    first = trace.layers[0]
+    chance = distinct_chance(first.experts, first.top_k, first.heads)
+    return {
+        "bits": "" if bits is None else f"{bits:.2f}",
+        "dropped": f"{100 * dropped:.1f} %",
+        "chance": f"{chance:.1f}",
+    }
 
 
 def _stage(rows: Sequence[Row], pick: Pick) -> dict:
     traces = rows[pick.model].traces
     layer = traces[0].layers[pick.layer]
     source = traces[0].input
-    name = (
-        token_name(source.tokens[pick.token].text)
-        if source.kind == "text"
-        else f"{pick.token // source.grid[1] + 1}·{pick.token % source.grid[1] + 1}"
-    )
+    if source.kind == "text":
+        name = _token_in_word(source, pick.token)
+    else:
+        row, col = divmod(pick.token, source.grid[1])
+        name = t("explorer.patch", row=row + 1, col=col + 1)
     return {
         "model": pick.model,
         "layer": pick.layer,

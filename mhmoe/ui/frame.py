@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from mhmoe.models.checkpoint import CheckpointError
 from mhmoe.ui import components, language, session, state, style
 from mhmoe.ui.chapters import CHAPTERS, Chapter, written
 from mhmoe.ui.language import to_html
@@ -136,6 +137,23 @@ def _language_switch() -> None:
     )
 
 
-def device_line() -> str:
-    """Where the models run. Replaced by the engine's own line as soon as a page loads a model."""
-    return t("frame.device", device="CPU")
+def run_page(frame: Frame) -> None:
+    """The page; a model that cannot be loaded becomes a sentence, not a traceback."""
+    try:
+        frame.page.run()
+    except CheckpointError as error:
+        problem = t("problem.model", reason=error)
+        st.html(f'<p class="he-notice he-notice-error" role="alert">{to_html(problem)}</p>')
+
+
+def status_line() -> str:
+    """The line at the foot of the sidebar: the model in view, its size, where it runs."""
+    from mhmoe.ui import runs  # torch is imported by the page, not by the frame around it
+
+    if runs.fell_back():
+        return t("problem.device")
+    known = runs.model_facts(session.view().model or "text-mhmoe")
+    if known is None:
+        return t("frame.device", device=runs.device_name())
+    name, params = known
+    return t("frame.status", model=name, millions=f"{params / 1e6:.1f}", device=runs.device_name())

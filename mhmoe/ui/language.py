@@ -63,7 +63,9 @@ def section(lang: str, name: str) -> dict[str, str]:
 def rich(lang: str, key: str, **values: object) -> Html:
     """The text ``key`` as HTML: the table's own markup is rendered, every value is escaped."""
     template = _MARKUP.sub(lambda match: _render(lang, match), html.escape(table(lang)[key], False))
-    return Html(template.format(**{name: to_html(value) for name, value in values.items()}))
+    # Numbers keep their type, so that a table may format them ("{bytes:,}").
+    safe = {k: v if isinstance(v, int | float) else to_html(v) for k, v in values.items()}
+    return Html(template.format(**safe))
 
 
 def _render(lang: str, match: re.Match[str]) -> str:

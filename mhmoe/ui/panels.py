@@ -237,6 +237,9 @@ def _from_view(
     if view.model is None or not view.model.startswith(kind):
         return start
     trace = rows[0].traces[0]
+    sha = rows[int(view.model.endswith("-smoe"))].traces[0].source.sha256
+    if view.hash and sha and not sha.startswith(view.hash):
+        kit.notice("info", t("link.stale"))
     view = kit.fit(layer=(0, len(trace.layers) - 1), token=(0, trace.input.count - 1))
     outcome = capacities.index(view.capacity) if view.capacity in capacities else start.outcome
     return Pick(

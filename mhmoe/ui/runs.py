@@ -7,16 +7,18 @@ text or the picture's checksum, what-if.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from threading import BoundedSemaphore
+from typing import TypeVar
 
 import streamlit as st
 import torch
 
-from mhmoe.layers import TRAINED, WhatIf
-from mhmoe.models import engine
+from mhmoe.layers import WhatIf
+from mhmoe.models import checkpoint, engine
 from mhmoe.models.device import DeviceError, choose, describe
 from mhmoe.models.images import DecodedImage, decode
 from mhmoe.trace import RoutingTrace
@@ -28,9 +30,12 @@ PICTURE_CAPACITIES = (0.5, 1.0, 1.5, None)
 #: Heads for which trained models are shipped; every other number builds an untrained layer.
 TRAINED_HEADS = {1: "smoe", 4: "mhmoe"}
 TRAINED_EXPERTS = 8
+DISPLAY = {"mhmoe": "MH-MoE", "smoe": "SMoE", "dense": "Dense"}
 #: Stops of the two sliders.
 HEADS = (1, 2, 4, 8)
 EXPERTS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
+
+Result = TypeVar("Result")
 
 _busy = BoundedSemaphore(max(1, (os.cpu_count() or 2) // 2))
 
@@ -54,11 +59,10 @@ class ModelKey:
             return "untrained"
         return "trained" if self.experts == TRAINED_EXPERTS else "masked"
 
-    def load(self) -> engine.Loaded:
-        name = f"{self.kind}-{TRAINED_HEADS.get(self.heads, 'mhmoe')}"
+    def load(self, where: torch.device) -> engine.Loaded:
         if self.trained:
-            return engine.load(name, device())
-        return engine.variant(f"{self.kind}-mhmoe", self.heads, self.experts, device=device())
+            return engine.load(f"{self.kind}-{TRAINED_HEADS[self.heads]}", where)
+        return engine.variant(f"{self.kind}-mhmoe", self.heads, self.experts, device=where)
 
     def what_if(self, capacities: tuple[float | None, ...]) -> WhatIf:
         off = tuple(range(self.experts, TRAINED_EXPERTS)) if self.state == "masked" else ()
@@ -79,14 +83,32 @@ def device_name() -> str:
     return describe(device())
 
 
+def _run(work: Callable[[torch.device], Result]) -> Result:
+    """Heavy work: one at a time for each second core, on the CPU if the GPU is full."""
+    with _busy:
+        return engine.on_device(work, device())
+
+
+def fell_back() -> bool:
+    """Whether a GPU ran out of memory and the CPU took over."""
+    return engine.FELL_BACK.is_set()
+
+
+def model_facts(name: str) -> tuple[str, int] | None:
+    """A shipped model's name for people and its parameters; None if there is no such model."""
+    try:
+        return DISPLAY[name.split("-")[1]], checkpoint.card(name)["params_total"]
+    except (checkpoint.CheckpointError, KeyError, IndexError):
+        return None
+
+
 @st.cache_resource(max_entries=24, show_spinner=False)
 def text_traces(
     key: ModelKey, text: str, capacities: tuple[float | None, ...] = CAPACITIES
 ) -> tuple[RoutingTrace, ...]:
     """One trace per capacity factor, the last the one asked for last; with activations."""
-    with _busy:
-        loaded = key.load()
-        return tuple(engine.trace_text(loaded, text, key.what_if(capacities), vectors=True))
+    what_if = key.what_if(capacities)
+    return _run(lambda d: tuple(engine.trace_text(key.load(d), text, what_if, vectors=True)))
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)
@@ -97,17 +119,14 @@ def image_traces(
     capacities: tuple[float | None, ...] = PICTURE_CAPACITIES,
 ) -> tuple[RoutingTrace, ...]:
     """As :func:`text_traces`, for a decoded picture named by its checksum."""
-    with _busy:
-        loaded = key.load()
-        return tuple(engine.trace_image(loaded, _image, key.what_if(capacities), vectors=True))
+    what_if = key.what_if(capacities)
+    return _run(lambda d: tuple(engine.trace_image(key.load(d), _image, what_if, vectors=True)))
 
 
 @st.cache_resource(max_entries=24, show_spinner=False)
 def dense_bits(text: str) -> float | None:
     """Bits per byte of the text under the dense model of the family."""
-    with _busy:
-        loaded = engine.load("text-dense", device())
-        return engine.trace_text(loaded, text, TRAINED)[0].bits_per_byte
+    return _run(lambda d: engine.trace_text(engine.load("text-dense", d), text)[0].bits_per_byte)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

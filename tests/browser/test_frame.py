@@ -6,7 +6,7 @@ import re
 import tomllib
 
 import pytest
-from conftest import ROOT, settle
+from harness import ROOT, settle
 from playwright.sync_api import Page, expect
 
 from mhmoe.ui import language
