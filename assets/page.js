@@ -40,10 +40,22 @@ function keepNavigationNamed(label, path) {
   return () => observer.disconnect();
 }
 
+/** Moves an open definition left as far as the window's edge demands. */
+function keepInside(word) {
+  const tip = word?.querySelector(".he-tip");
+  if (!tip) return;
+  tip.style.translate = "none";
+  const over = tip.getBoundingClientRect().right - (document.documentElement.clientWidth - 16);
+  if (over > 0) tip.style.translate = `${-over}px`;
+}
+
 /** Escape hides the open definition until the pointer or the focus moves on. */
 function tipsObeyEscape(signal) {
   const root = document.documentElement;
-  const show = () => delete root.dataset.heTips;
+  const show = (event) => {
+    delete root.dataset.heTips;
+    keepInside(event.target.closest?.(".he-term, .he-badge"));
+  };
   window.addEventListener(
     "keydown",
     (event) => {
@@ -59,10 +71,13 @@ export default function ({ data, parentElement }) {
   // Called again with every change of data, without a clean-up in between.
   parentElement.heStop?.();
   const listening = new AbortController();
-  document.documentElement.lang = data.lang;
+  const root = document.documentElement;
+  root.lang = data.lang;
   showAddress(data.path, data.query);
   const leaveNavigation = keepNavigationNamed(data.navigation, data.path);
   tipsObeyEscape(listening.signal);
+  // The page is complete: its frame was drawn after everything else.
+  root.dataset.hePage = data.path || "start";
   parentElement.heStop = () => {
     listening.abort();
     leaveNavigation();

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mhmoe import __version__
+from mhmoe import __version__, bench
 
 if TYPE_CHECKING:
     from mhmoe.models.engine import Loaded
@@ -135,6 +135,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print JSON")
     for command in (trace, evaluate):
         command.add_argument("--model", metavar="NAME", required=True)
+    measure = commands.add_parser("bench", help="measure the speed of the app or of the layers")
+    bench.options(measure)
+    measure.set_defaults(command=run_bench)
     train = commands.add_parser("train", help="train a model, or go on where its run stopped")
     _train_options(train)
     for command in (trace, evaluate, train):
@@ -394,6 +397,18 @@ def _with_model(args: argparse.Namespace, kind: str, work: Callable[[Loaded], Re
     if engine.FELL_BACK.is_set():
         _say(f"The memory of {device} is not enough; the CPU computed instead.")
     return result
+
+
+# ---------------------------------------------------------------------------- bench
+
+
+def run_bench(args: argparse.Namespace) -> None:
+    try:
+        bench.run(args)
+    except bench.BenchUsage as error:
+        raise Usage(str(error)) from None
+    except bench.BenchError as error:
+        raise Failed(str(error)) from None
 
 
 # ---------------------------------------------------------------------------- train

@@ -376,6 +376,18 @@ def check_layer(layer: LayerTrace, tolerance: float = 1e-4) -> None:
         bool(((layer.slot >= 0) == layer.kept).all()),
         "slot must be -1 exactly where a choice is not kept",
     )
+    if layer.assignment == TOKEN_CHOICE:
+        ordered = np.sort(np.where(chosen, layer.expert, -1 - np.arange(K)), axis=1)
+        _require(
+            not (ordered[:, 1:] == ordered[:, :-1]).any(), "a sub-token chose one expert twice"
+        )
+    _check_counts(layer, chosen, tolerance)
+    _check_places(layer)
+
+
+def _check_counts(layer: LayerTrace, chosen: np.ndarray, tolerance: float) -> None:
+    """Demand, load and importance are what the choices add up to."""
+    E = layer.experts
     counts = np.bincount(layer.expert[chosen], minlength=E)
     _require(
         np.array_equal(counts, layer.demand),
@@ -391,23 +403,18 @@ def check_layer(layer: LayerTrace, tolerance: float = 1e-4) -> None:
         np.allclose(weight, layer.importance, rtol=tolerance, atol=tolerance),
         "importance is not the sum of the gates per expert",
     )
-    places = layer.expert[layer.kept].astype(np.int64) * (S * K + 1) + layer.slot[layer.kept]
+
+
+def _check_places(layer: LayerTrace) -> None:
+    """No expert holds more than its capacity, and no two choices share a place."""
+    stride = layer.sub_tokens * layer.top_k + 1
+    places = layer.expert[layer.kept].astype(np.int64) * stride + layer.slot[layer.kept]
     _require(len(np.unique(places)) == len(places), "two choices share one place of an expert")
-    if layer.capacity is not None:
-        _require(
-            int(layer.load.max(initial=0)) <= layer.capacity,
-            f"an expert holds {int(layer.load.max())} with capacity {layer.capacity}",
-        )
-        _require(
-            int(layer.slot.max(initial=-1)) < layer.capacity,
-            f"place {int(layer.slot.max(initial=-1))} lies beyond capacity {layer.capacity}",
-        )
-    if layer.assignment == TOKEN_CHOICE:
-        ordered = np.sort(np.where(chosen, layer.expert, -1 - np.arange(K)), axis=1)
-        _require(
-            not (ordered[:, 1:] == ordered[:, :-1]).any(), "a sub-token chose one expert twice"
-        )
-        _require(int(layer.demand.sum()) == int(chosen.sum()), "demand does not sum to the choices")
+    if layer.capacity is None:
+        return
+    most, last = int(layer.load.max(initial=0)), int(layer.slot.max(initial=-1))
+    _require(most <= layer.capacity, f"an expert holds {most} with capacity {layer.capacity}")
+    _require(last < layer.capacity, f"place {last} lies beyond capacity {layer.capacity}")
 
 
 def _check_soft(layer: LayerTrace, tolerance: float) -> None:

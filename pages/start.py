@@ -4,11 +4,6 @@ from mhmoe.ui import kit, panels
 from mhmoe.ui.kit import rich, t
 
 
-def stage_alone() -> None:
-    """For lectures: ?present=1."""
-    panels.text_panel(panels.stored_sentence(t("start.sentence")), *panels.stored_shape())
-
-
 def page() -> None:
     kit.hero(rich("start.claim"), rich("start.subtitle"))
     left, right = kit.columns(3, 1)
@@ -32,14 +27,19 @@ def page() -> None:
         panels.masked_cost(text, heads, experts)
 
     kit.what_to_notice(t("start.notice_1"), t("start.notice_2"))
+    panels.cost_line("text")
+    panels.text_table(routed)
     panels.text_downloads(text, routed)
 
     with kit.card("picture", t("start.picture_title"), kit.badge(panels.source_of(heads, experts))):
         kit.write(t("start.picture_lead"))
         panels.sample_choice()
+        panels.picture_notes(image)
         seen = panels.picture_panel(image, checksum, heads, experts)
     panels.picture_tiles(seen)
     panels.checks(seen)
+    panels.cost_line("image")
+    panels.picture_table(seen)
 
     kit.details(
         t("start.how"),
@@ -54,4 +54,4 @@ def page() -> None:
 
 
 view = kit.setup_page("start")
-stage_alone() if view.present else page()
+panels.stage_alone() if view.present else page()

@@ -15,7 +15,6 @@ class Drawing {
   }
 
   compose() {
-    this.headings();
     this.token();
     if (this.j.multi) this.split();
     this.scores();
@@ -23,6 +22,7 @@ class Drawing {
     this.experts();
     this.merge();
     this.residual();
+    this.headings(); // last: no line may cross a name
   }
 
   // ── small tools ─────────────────────────────────────────────────────────────────────────
@@ -181,7 +181,9 @@ class Drawing {
         group.append(this.text(sub.at + sub.size / 2, start + length + 16, say("subtoken", { head: head + 1 }),
           { class: "small halo", "text-anchor": "middle" }));
       } else {
-        group.append(this.text(g.head(head), sub.at + sub.size + 15, say("subtoken_short", { head: head + 1 }),
+        const name = say("subtoken_short", { head: head + 1 });
+        const fits = textWidth(name, 12, 400, this.family) <= g.headPitch - 6;
+        group.append(this.text(g.head(head), sub.at + sub.size + 15, fits ? name : String(head + 1),
           { class: "small halo", "text-anchor": "middle" }));
       }
     });

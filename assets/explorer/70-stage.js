@@ -119,7 +119,7 @@ class Stage {
     write(this.subtitle, say("stage_subtitle", { model: model?.name ?? "" }));
     put(this.slider, "max", this.journey.steps.length);
     this.dots.replaceChildren(...this.journey.steps.map((_, i) => el("i", { "--at": i / Math.max(1, this.last) })));
-    write(this.caption, this.explorer.place());
+    write(this.caption, this.explorer.capacityNow()); // the title names the layer
     write(this.dropNote, this.drawing.dropNote());
   }
 

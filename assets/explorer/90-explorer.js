@@ -126,7 +126,7 @@ class Explorer {
     if (!data.present) {
       shown.build(data);
       if (image) this.maps.aside.replaceChildren(this.controls, this.maps.buildKey());
-      else this.controls.append(this.strips.save);
+      else this.controls.insertBefore(this.strips.save, this.controls.querySelector(".field:not(.capacity)"));
     }
     const above = data.present ? [this.leaveLink()] : image ? [this.maps.node] : [this.strips.node, this.controls];
     this.root.replaceChildren(this.probe, ...above, this.stage.node, this.tooltip.box);
@@ -187,10 +187,12 @@ class Explorer {
 
   /** The two settings that a saved picture must name. */
   place() {
-    const { data, selection, say } = this;
-    const { label } = data.outcomes[selection.outcome];
-    return [say("layer_n", { layer: this.layerNumber(selection.layer) }),
-      data.outcomes.length > 1 ? `${say("capacity_factor")} ${label}` : null].filter(Boolean).join(" · ");
+    return [this.say("layer_n", { layer: this.layerNumber(this.selection.layer) }), this.capacityNow()].filter(Boolean).join(" · ");
+  }
+
+  capacityNow() {
+    const { outcomes } = this.data;
+    return outcomes.length > 1 ? `${this.say("capacity_factor")} ${outcomes[this.selection.outcome].label}` : "";
   }
 
   pictureName(m = null) {

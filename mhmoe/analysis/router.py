@@ -6,7 +6,6 @@ recorded, independently of the layers, so that each picture can be checked again
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +39,7 @@ def ranking(scores: np.ndarray) -> np.ndarray:
 
 
 def gates(scores: np.ndarray, k: int, convention: str) -> np.ndarray:
-    """[..., E] weight of every expert under a convention of ``mhmoe.trace.GATES``; 0 = not chosen."""
+    """[..., E] weight of every expert, 0 if not chosen; ``convention`` of mhmoe.trace.GATES."""
     if convention not in GATES:
         raise ValueError(f"gate convention {convention!r} is none of {', '.join(GATES)}")
     keep = np.zeros(np.shape(scores), bool)
@@ -148,17 +147,22 @@ def missed(probs_RV: np.ndarray) -> np.ndarray:
 
 
 def likely(probs_RV: np.ndarray, row: int, count: int = 5) -> np.ndarray:
-    """Token ids worth comparing: the ``count`` likeliest before or after, likeliest before first."""
+    """Token ids worth comparing: the ``count`` likeliest before or after, in order of before."""
     before, after = probs_RV[0], probs_RV[row]
     ids = {*np.argsort(-before)[:count].tolist(), *np.argsort(-after)[:count].tolist()}
     return np.array(sorted(ids, key=lambda i: (-before[i], i)))
 
 
-def touched(layer: LayerTrace, token: int) -> list[int]:
-    """The experts that work for a token, the one with the largest sum of gates first."""
+def gate_sums(layer: LayerTrace, token: int) -> np.ndarray:
+    """[E] sum of the kept gates over a token's sub-tokens."""
     rows = slice(token * layer.heads, (token + 1) * layer.heads)
     expert, gate = layer.expert[rows], np.where(layer.kept[rows], layer.gate[rows], 0)
-    total = np.bincount(expert[expert >= 0], gate[expert >= 0], layer.experts)
+    return np.bincount(expert[expert >= 0], gate[expert >= 0], layer.experts)
+
+
+def touched(layer: LayerTrace, token: int) -> list[int]:
+    """The experts that work for a token, the one with the largest sum of gates first."""
+    total = gate_sums(layer, token)
     return [int(e) for e in ranking(total) if total[e] > 0]
 
 
@@ -190,6 +194,7 @@ class Replay:
 
     name: str
     alpha: float
+    top_k: int
     step: np.ndarray
     loss: np.ndarray
     share: np.ndarray
@@ -197,7 +202,13 @@ class Replay:
 
 
 def replay(
-    name: str, alpha: float, loss: np.ndarray, demand: np.ndarray, points: int = 125
+    name: str,
+    alpha: float,
+    loss: np.ndarray,
+    demand: np.ndarray,
+    *,
+    top_k: int = 1,
+    points: int = 125,
 ) -> Replay:
     """loss [steps], demand [steps, L, E] -> means over equal bins; dead over WINDOW steps."""
     steps = len(loss)
@@ -211,6 +222,7 @@ def replay(
     return Replay(
         name=name,
         alpha=alpha,
+        top_k=top_k,
         step=ends,
         loss=np.array([loss[e - width : e].mean() for e in ends], np.float64),
         share=binned,
@@ -221,14 +233,3 @@ def replay(
 def checks_of_product(sub: np.ndarray, router: np.ndarray, logits: np.ndarray) -> bool:
     """x W = H: the recorded scores are the product of the recorded inputs and the weights."""
     return bool(np.allclose(sub @ router.T, logits, atol=1e-4))
-
-
-def busiest(share_LE: np.ndarray) -> tuple[int, int, float]:
-    """(layer, expert, share) of the expert with the largest share."""
-    layer, expert = np.unravel_index(int(share_LE.argmax()), share_LE.shape)
-    return int(layer), int(expert), float(share_LE[layer, expert])
-
-
-def dead_at_end(runs: Sequence[Replay]) -> list[int]:
-    """Dead experts over all layers at the last point of each run."""
-    return [int(run.dead[-1].sum()) for run in runs]

@@ -20,6 +20,10 @@ class BenchError(Exception):
     """A measurement that cannot be made; the message says what is missing."""
 
 
+class BenchUsage(BenchError):
+    """A measurement that was asked for wrongly."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of ``bench app``. The goal is for the ratio where there is a floor, else for ours.

@@ -16,7 +16,7 @@ from mhmoe.analysis.router import Replay, Stops
 from mhmoe.trace import GATES, LayerTrace
 
 #: Rows that one picture of the matrix product, and of the permutation, can hold legibly.
-PRODUCT_ROWS, FLOW_TOKENS = 32, 10
+PRODUCT_ROWS, FLOW_TOKENS = 24, 10
 COORDINATES = 16
 
 
@@ -36,7 +36,9 @@ def window(chosen: int, total: int, size: int) -> tuple[int, int]:
     return start, min(total, start + size)
 
 
-def zoom(layer: LayerTrace, blocks: int, opened, token: int, head: int, neurons: np.ndarray) -> dict:
+def zoom(
+    layer: LayerTrace, blocks: int, opened, token: int, head: int, neurons: np.ndarray
+) -> dict:
     """VG-17. ``opened`` is the engine's OpenedLayer; neurons [F] of the first choice."""
     s = token * layer.heads + head
     strongest = np.sort(neurons)[::-1]
@@ -120,7 +122,12 @@ def _stops(found: Stops, moved: int | None = None) -> dict:
 
 
 def mixture(
-    layer: LayerTrace, error_ET: np.ndarray, macs: np.ndarray, bits: np.ndarray, token: int, head: int
+    layer: LayerTrace,
+    error_ET: np.ndarray,
+    macs: np.ndarray,
+    bits: np.ndarray,
+    token: int,
+    head: int,
 ) -> dict:
     """VG-18. k = 1..E."""
     s = token * layer.heads + head

@@ -205,17 +205,18 @@ def neurons(loaded: Loaded, index: int, expert: int, row: np.ndarray) -> np.ndar
 
 
 def bits_by_k(loaded: Loaded, text: str) -> np.ndarray:
-    """[E] bits per byte of a text when every layer of the model uses k = 1..E; NaN for one token."""
+    """[E] bits per byte of a text if every layer used k = 1..E; NaN for a single token."""
     ids, source = encode(loaded, text)
     size = sum(t.span[1] - t.span[0] for t in source.tokens[1:])
     if not size:
         return np.full(loaded.model.config.moe.experts, np.nan)
     inputs = torch.tensor([ids], device=loaded.device)
     with torch.inference_mode():
-        totals = [
-            float(metrics.token_nats(loaded.model(inputs, what_if=WhatIf(top_k=k)).output, inputs).sum())
+        outputs = (
+            loaded.model(inputs, what_if=WhatIf(top_k=k)).output
             for k in range(1, loaded.model.config.moe.experts + 1)
-        ]
+        )
+        totals = [float(metrics.token_nats(output, inputs).sum()) for output in outputs]
     return np.array(totals) / np.log(2) / size
 
 

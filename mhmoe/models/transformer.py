@@ -85,6 +85,11 @@ class Transformer(nn.Module):
                     0.02 if "embed" in name or "position" in name else p.shape[-1] ** -0.5,
                     generator=generator,
                 )
+        if self.config.kind == "image":
+            # Where a patch lies must be as loud as what it shows, or attention needs thousands
+            # of steps to find a hidden patch's neighbours.
+            self.embed.weight.normal_(0, self.config.vocabulary**-0.5, generator=generator)
+            self.position.copy_(sin_cos(self.config.grid, self.config.d_model))
         for block in self.blocks:
             block.attention.out.weight.mul_(scale)
             if isinstance(block.ffn, MoELayer):
@@ -154,3 +159,13 @@ class Transformer(nn.Module):
             macs += c.blocks * c.moe.macs_per_token
             active -= c.blocks * (c.moe.parameters - c.moe.active_parameters)
         return {"params_total": total, "params_active": active, "macs_per_token": macs}
+
+
+def sin_cos(grid: int, width: int) -> Tensor:
+    """[grid * grid, width] sines and cosines of row and column (ViT/MAE's fixed positions)."""
+    rates = 100.0 ** (-torch.arange(width // 4) / (width // 4))
+    angle = torch.arange(grid)[:, None] * rates  # [grid, width / 4]
+    line = torch.cat([angle.sin(), angle.cos()], 1)
+    rows = line[:, None].expand(grid, grid, -1)
+    columns = line[None].expand(grid, grid, -1)
+    return torch.cat([rows, columns], -1).reshape(grid * grid, width)

@@ -62,9 +62,13 @@ def explorer(
     picture: np.ndarray | None = None,
     present: bool = False,
     stage: bool = True,
+    at: Pick | None = None,
 ) -> Pick:
-    """Draw it at the visitor's latest pick, or at ``start``; returns what is drawn."""
-    pick = latest(key, rows, len(labels)) or start
+    """Draw it at the visitor's latest pick, or at ``start``; returns what is drawn.
+
+    ``at`` overrules both: for pages whose pick comes from more than one place.
+    """
+    pick = at or latest(key, rows, len(labels)) or start
     data = payload(rows, labels, pick, picture=picture, present=present, stage=stage)
     data["say"] = language.section(lang(), "explorer")
     _component(key=key, data=data, on_pick_change=lambda: None)
@@ -145,7 +149,7 @@ def _text(trace: RoutingTrace) -> dict:
     return {"words": words, "tokens": [{"text": token_name(t.text)} for t in trace.input.tokens]}
 
 
-def _token_in_word(source: TextInput, token: int) -> str:
+def token_in_word(source: TextInput, token: int) -> str:
     """``bank › ank`` for a part of a word, ``bank`` for a whole one."""
     a, b = source.words[source.tokens[token].word]
     raw = source.text.encode("utf-8", "surrogateescape")[a:b]
@@ -198,7 +202,7 @@ def _stage(rows: Sequence[Row], pick: Pick) -> dict:
     layer = traces[0].layers[pick.layer]
     source = traces[0].input
     if source.kind == "text":
-        name = _token_in_word(source, pick.token)
+        name = token_in_word(source, pick.token)
     else:
         row, col = divmod(pick.token, source.grid[1])
         name = t("explorer.patch", row=row + 1, col=col + 1)

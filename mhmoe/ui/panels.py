@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +14,16 @@ from mhmoe.layers import MoELayer, keep_top_k
 from mhmoe.models.images import ImageProblem
 from mhmoe.trace import RoutingTrace
 from mhmoe.ui import kit, runs
-from mhmoe.ui.explorer import Pick, Row, explorer
+from mhmoe.ui.explorer import Pick, Row, explorer, token_name
 from mhmoe.ui.kit import Tile, t
 from mhmoe.ui.language import ASSETS
 from mhmoe.ui.runs import ModelKey
 
 SAMPLES = ASSETS / "samples"
 UNLIMITED = "∞"
+DEFAULT_SHAPE = {"heads": 4, "experts": runs.TRAINED_EXPERTS}
+
+Traces = Callable[[ModelKey], tuple[RoutingTrace, ...]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,22 @@ def picture():
         code, numbers = problem
         kit.notice("error", t(f"problem.image.{code}", **numbers))
     return st.session_state.get("_picture") or sample_picture()
+
+
+def picture_notes(image) -> None:
+    """What was done to the picture before the model saw it, the crop rule among it."""
+    if image.notes:
+        done = t("link.separator").join(t(f"image_note.{note}") for note in image.notes)
+        width, height = image.size
+        kit.write(t("start.picture_notes", width=width, height=height, done=done))
+
+
+def stage_alone() -> None:
+    """For lectures (?present=1): the stage of the sentence, or of the picture if it is in view."""
+    if (kit.view().model or "").startswith("image"):
+        picture_panel(*(st.session_state.get("_picture") or sample_picture()), *stored_shape())
+    else:
+        text_panel(stored_sentence(t("start.sentence")), *stored_shape())
 
 
 def sample_picture():
@@ -120,8 +140,9 @@ def stored_shape() -> tuple[int, int]:
     """Heads and experts as the sliders or the link have them."""
     view = kit.view()
     return (
-        st.session_state.get("heads") or _nearest(view.heads, runs.HEADS, 4),
-        st.session_state.get("experts") or _nearest(view.experts, runs.EXPERTS, 8),
+        st.session_state.get("heads") or _nearest(view.heads, runs.HEADS, DEFAULT_SHAPE["heads"]),
+        st.session_state.get("experts")
+        or _nearest(view.experts, runs.EXPERTS, DEFAULT_SHAPE["experts"]),
     )
 
 
@@ -142,30 +163,25 @@ def masked_cost(text: str, heads: int, experts: int) -> None:
             kit.write(t("start.masked_cost", experts=experts, now=f"{now:.2f}", full=f"{full:.2f}"))
 
 
-def shape_controls() -> tuple[int, int]:
+def shape_controls() -> None:
     """Heads and experts of the upper model: stops with trained weights, and all others."""
-    view = kit.view()
-    left, right = kit.columns(1, 1)
-    with left:
-        heads = st.select_slider(
-            t("start.heads"),
-            runs.HEADS,
-            key="heads",
-            value=_nearest(view.heads, runs.HEADS, 4),
-            persist_state="session",
-            help=t("start.heads_help"),
-        )
-    with right:
-        experts = st.select_slider(
-            t("start.experts"),
-            runs.EXPERTS,
-            key="experts",
-            value=_nearest(view.experts, runs.EXPERTS, 8),
-            persist_state="session",
-            help=t("start.experts_help"),
-        )
-    kit.remember(heads=None if heads == 4 else heads, experts=None if experts == 8 else experts)
-    return heads, experts
+    asked = stored_shape()
+    columns = kit.columns(1, 1)
+    chosen = {}
+    for column, name, stops, now in zip(
+        columns, ("heads", "experts"), (runs.HEADS, runs.EXPERTS), asked, strict=True
+    ):
+        with column:
+            chosen[name] = st.select_slider(
+                t(f"start.{name}"),
+                stops,
+                key=name,
+                value=now,
+                persist_state="session",
+                help=t(f"start.{name}_help"),
+            )
+    # The trained setting is the default and stays out of the link.
+    kit.remember(**{n: None if v == DEFAULT_SHAPE[n] else v for n, v in chosen.items()})
 
 
 def _nearest(asked: int | None, stops: tuple[int, ...], default: int) -> int:
@@ -177,22 +193,24 @@ def _nearest(asked: int | None, stops: tuple[int, ...], default: int) -> int:
 
 def text_panel(text: str, heads: int, experts: int) -> Routed:
     """Strips of both models and the stage, for a sentence."""
-    upper, lower = ModelKey("text", heads, experts), ModelKey("text", 1)
-    rows = (_row(upper, runs.text_traces(upper, text)), _row(lower, runs.text_traces(lower, text)))
+    rows = _pair("text", heads, experts, lambda key: runs.text_traces(key, text))
     _say_what_was_cut(text, rows[0].traces[0])
     return _explore("text", rows, runs.CAPACITIES, Pick(0, 1, 1, len(runs.CAPACITIES) - 1))
 
 
 def picture_panel(image, checksum: str, heads: int, experts: int) -> Routed:
-    """Maps of both models, for a picture; the stage opens with the first click on a patch."""
-    upper, lower = ModelKey("image", heads, experts), ModelKey("image", 1)
-    rows = (
-        _row(upper, runs.image_traces(upper, checksum, image)),
-        _row(lower, runs.image_traces(lower, checksum, image)),
-    )
-    centre = rows[0].traces[0].input.count // 2 + rows[0].traces[0].input.grid[1] // 2
-    start = Pick(0, len(rows[0].traces[0].layers) - 1, centre, len(runs.PICTURE_CAPACITIES) - 1)
+    """Maps of both models and the stage of one patch, for a picture."""
+    rows = _pair("image", heads, experts, lambda key: runs.image_traces(key, checksum, image))
+    first = rows[0].traces[0]
+    centre = first.input.count // 2 + first.input.grid[1] // 2
+    start = Pick(0, len(first.layers) - 1, centre, len(runs.PICTURE_CAPACITIES) - 1)
     return _explore("image", rows, runs.PICTURE_CAPACITIES, start, picture=image.pixels)
+
+
+def _pair(kind: str, heads: int, experts: int, trace: Traces) -> tuple[Row, Row]:
+    """The model of the sliders above plain SMoE."""
+    upper, lower = ModelKey(kind, heads, experts), ModelKey(kind, 1)
+    return _row(upper, trace(upper)), _row(lower, trace(lower))
 
 
 def _explore(
@@ -234,16 +252,17 @@ def _from_view(
 ) -> Pick:
     """The pick that the link asks for, where it concerns this panel."""
     view = kit.view()
-    if view.model is None or not view.model.startswith(kind):
+    asked = view.model or "text-mhmoe"
+    if not asked.startswith(kind):
         return start
     trace = rows[0].traces[0]
-    sha = rows[int(view.model.endswith("-smoe"))].traces[0].source.sha256
+    sha = rows[int(asked.endswith("-smoe"))].traces[0].source.sha256
     if view.hash and sha and not sha.startswith(view.hash):
         kit.notice("info", t("link.stale"))
     view = kit.fit(layer=(0, len(trace.layers) - 1), token=(0, trace.input.count - 1))
     outcome = capacities.index(view.capacity) if view.capacity in capacities else start.outcome
     return Pick(
-        int(view.model.endswith("-smoe")),
+        int(asked.endswith("-smoe")),
         start.layer if view.layer is None else view.layer,
         start.token if view.token is None else view.token,
         outcome,
@@ -328,6 +347,54 @@ def _loss_tile(text: str, upper: RoutingTrace, lower: RoutingTrace) -> Tile:
         shown[0],
         t("start.tile_loss_foot", smoe=shown[1], dense=shown[2]),
     )
+
+
+def cost_line(kind: str) -> None:
+    """What the pair has in common and what it costs, and how well each does on held-out data."""
+    facts = {name: runs.card(f"{kind}-{name}") for name in ("mhmoe", "smoe", "dense")}
+    measure = "bits_per_byte" if kind == "text" else "relative_error"
+    numbers = {name: f"{card['metrics'][measure]:.3f}" for name, card in facts.items()}
+    ratio = facts["mhmoe"]["macs_per_token"] / facts["smoe"]["macs_per_token"]
+    kit.write(
+        kit.rich(
+            f"start.cost_{kind}",
+            params=f"{facts['mhmoe']['params_total'] / 1e6:.2f}",
+            params_smoe=f"{facts['smoe']['params_total'] / 1e6:.2f}",
+            ratio=f"{ratio:.1f}",
+            **numbers,
+        )
+    )
+
+
+def text_table(routed: Routed) -> None:
+    """The table twin of the strips: every choice of the picked layer."""
+    trace, layer = routed.trace, routed.trace.layers[routed.pick.layer]
+    rows = []
+    for s in range(layer.sub_tokens):
+        token, head = divmod(s, layer.heads)
+        row = {t("table.token"): token_name(trace.input.tokens[token].text),
+               t("table.head"): head + 1}  # fmt: skip
+        for k in range(layer.top_k):
+            row[t("table.expert", choice=k + 1)] = int(layer.expert[s, k]) + 1
+            row[t("table.gate", choice=k + 1)] = round(float(layer.gate[s, k]), 3)
+            row[t("table.kept", choice=k + 1)] = bool(layer.kept[s, k])
+        rows.append(row)
+    kit.table(rows, caption=t("table.routing", layer=layer.layer + 1))
+
+
+def picture_table(routed: Routed) -> None:
+    """The table twin of the maps: first choices of every patch in the picked layer."""
+    layer = routed.trace.layers[routed.pick.layer]
+    first = layer.expert[:, 0].reshape(-1, layer.heads) + 1
+    distinct = routing.distinct_experts(layer)
+    columns = routed.trace.input.grid[1]
+    rows = [
+        {t("table.row"): p // columns + 1, t("table.column"): p % columns + 1,
+         **{t("table.head_n", head=h + 1): int(first[p, h]) for h in range(layer.heads)},
+         t("table.distinct"): int(distinct[p])}
+        for p in range(len(first))
+    ]  # fmt: skip
+    kit.table(rows, caption=t("table.routing", layer=layer.layer + 1))
 
 
 def text_downloads(text: str, routed: Routed) -> None:

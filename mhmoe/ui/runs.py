@@ -6,6 +6,7 @@ text or the picture's checksum, what-if.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from hashlib import sha256
 from threading import BoundedSemaphore
 from typing import TypeVar
 
+import numpy as np
 import streamlit as st
 import torch
+from safetensors import SafetensorError, safe_open
 
 from mhmoe.layers import WhatIf
 from mhmoe.models import checkpoint, engine
@@ -83,6 +86,11 @@ def device_name() -> str:
     return describe(device())
 
 
+def card(name: str) -> dict:
+    """The facts of a shipped model. Raises checkpoint.CheckpointError."""
+    return checkpoint.card(name)
+
+
 def _run(work: Callable[[torch.device], Result]) -> Result:
     """Heavy work: one at a time for each second core, on the CPU if the GPU is full."""
     with _busy:
@@ -134,3 +142,47 @@ def picture(content: bytes) -> tuple[DecodedImage, str]:
     """The picture and its checksum. Raises ImageProblem, which names the sentence to say."""
     with _busy:
         return decode(content), sha256(content).hexdigest()
+
+
+# ------------------------------------------------------------- one layer opened, reruns
+
+
+@st.cache_resource(max_entries=24, show_spinner=False)
+def opened_layer(key: ModelKey, text: str, index: int) -> engine.OpenedLayer:
+    """The ``index``-th MoE layer on the input it really had, every expert computed."""
+    trace = text_traces(key, text, (None,))[0]
+    return _run(lambda d: engine.open_layer(key.load(d), trace, index))
+
+
+@st.cache_resource(max_entries=48, show_spinner=False)
+def neurons(key: ModelKey, text: str, index: int, expert: int, row: int) -> np.ndarray:
+    """[F] activations of one expert for one sub-token."""
+    sub = opened_layer(key, text, index).sub[row]
+    return _run(lambda d: engine.neurons(key.load(d), index, expert, sub))
+
+
+@st.cache_resource(max_entries=24, show_spinner=False)
+def bits_by_k(key: ModelKey, text: str) -> np.ndarray:
+    """[E] bits per byte of the text with k = 1..E in every layer, the whole model rerun."""
+    return _run(lambda d: engine.bits_by_k(key.load(d), text))
+
+
+@st.cache_resource(max_entries=48, show_spinner=False)
+def next_without(
+    key: ModelKey, text: str, index: int, position: int, experts: tuple[int, ...]
+) -> np.ndarray:
+    """[1 + len(experts), V] next-token probabilities, as trained and without each expert."""
+    return _run(lambda d: engine.next_without(key.load(d), text, index, position, experts))
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def stored_run(name: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """A replay: its facts and its arrays. Raises checkpoint.CheckpointError."""
+    path = checkpoint.runs() / f"{name}.safetensors"
+    try:
+        with safe_open(path, "numpy") as file:
+            facts = json.loads(file.metadata()["mhmoe.run"])
+            return facts, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise checkpoint.CheckpointError(f"{path.name}: {reason}") from None

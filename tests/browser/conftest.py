@@ -6,10 +6,7 @@ ends it fails on any console error, any uncaught exception and any request to an
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,7 +15,8 @@ import pytest
 from harness import PATIENCE, running_server, settle
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+from mhmoe.bench.browser import NoBrowser, launch
+
 #: On a deep link Streamlit's own client first looks for the server below the page's path.
 PROBE = re.compile(r"/[a-z-]+/_stcore/(health|host-config)$")
 
@@ -42,16 +40,11 @@ def fresh_server(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """The system's Chromium where there is one, else the one Playwright installed."""
-    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
     with sync_playwright() as playwright:
-        if found is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.fail(
-                "no browser: install chromium with the system's package manager, or run "
-                f"`{sys.executable} -m playwright install chromium`"
-            )
-        # A container's root user has no sandbox to use.
-        arguments = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        try:
+            browser = launch(playwright)
+        except NoBrowser as error:
+            pytest.fail(str(error))
         yield browser
         browser.close()
 

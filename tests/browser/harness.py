@@ -69,8 +69,7 @@ def running_server(folder: Path) -> Iterator[str]:
 
 def settle(page: Page) -> None:
     """Wait until the page is drawn inside its frame and the script is idle."""
-    # The frame's last component: a run outside the frame ends idle without it.
-    page.locator(".st-key-he_page").wait_for(state="attached")
+    # Set by the frame's last component: a run outside the frame would end idle without it.
+    page.locator("html[data-he-page]").wait_for(state="attached")
     page.locator(IDLE).wait_for()
-    page.locator(".st-key-he_copy_link").wait_for(state="attached")
     expect(page.locator('[data-testid="stException"]')).to_have_count(0)

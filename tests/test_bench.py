@@ -1,0 +1,343 @@
+"""The benches: their arithmetic, what they put beside each other, and that floors are fair.
+
+No test here looks at how long anything took.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from mhmoe import bench
+from mhmoe.bench import app, browser, frames, layer
+from mhmoe.cli import main
+from mhmoe.layers import MoEConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = ROOT / "tests" / "bench"
+SOURCES = sorted((ROOT / "mhmoe" / "bench").glob("*.py"))
+
+
+# ------------------------------------------------------------------------------- arithmetic
+
+
+def test_the_ratio_is_of_medians_and_the_goal_is_for_it():
+    row = bench.compared("x", [30.0, 10.0, 1000.0], [20.0, 19.0, 500.0], 1.5)
+    assert (row.ours_ms, row.floor_ms, row.ratio, row.met) == (30.0, 20.0, 1.5, True)
+    assert not bench.compared("x", [31.0], [20.0], 1.5).met
+
+
+@pytest.mark.parametrize(("ours", "met"), [(8.0, True), (8.1, False), (None, None)])
+def test_without_a_floor_the_goal_is_for_the_number_itself(ours, met):
+    row = bench.Row("x", ours, goal=8)
+    assert row.ratio is None
+    assert row.met is met
+
+
+def test_no_goal_is_neither_met_nor_missed():
+    assert bench.Row("x", 5.0).met is None
+
+
+def test_a_row_has_exactly_the_five_fields():
+    row = bench.Row("x", 2.0, 3.0, 1.3).to_dict()
+    assert row == {"name": "x", "ours_ms": 2.0, "floor_ms": 3.0, "ratio": 0.667, "goal": 1.3}
+    assert list(row) == ["name", "ours_ms", "floor_ms", "ratio", "goal"]
+
+
+def test_runs_are_interleaved_and_the_first_one_changes():
+    order = []
+    actions = [lambda name=name: order.append(name) or len(order) for name in "ab"]
+    assert bench.interleaved(2, actions) == [[1, 4], [2, 3]]
+    assert order == ["a", "b", "b", "a"]
+
+
+def test_a_slow_action_is_still_run_three_times():
+    assert [len(found) for found in bench.interleaved(9, [lambda: 1.0], seconds=0)] == [3]
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "expected"),
+    [(range(1, 21), 0.95, 19), (range(1, 101), 0.95, 95), ([7], 0.95, 7), ([1, 2], 0.5, 1)],
+)
+def test_percentile_is_the_nearest_rank(values, share, expected):
+    assert bench.percentile(list(values), share) == expected
+
+
+def test_percentile_of_nothing_is_nothing():
+    assert bench.percentile([], 0.95) == 0
+
+
+def test_the_table_shows_what_was_not_measured():
+    lines = bench.table([bench.Row("cold open", 1234.5, goal=8).to_dict()]).splitlines()
+    assert lines[0].split() == ["name", "ours_ms", "floor_ms", "ratio", "goal"]
+    assert lines[1].split() == ["cold", "open", "1234", "-", "-", "8"]
+
+
+# ------------------------------------------------------------------------------- frames
+
+
+def event(name: str, begin: float, milliseconds: float, tid: int = 1) -> dict:
+    span = {"ts": 1000 * begin, "dur": 1000 * milliseconds}
+    return {"name": name, "ph": "X", "pid": 1, "tid": tid, **span}
+
+
+def thread(name: str, tid: int) -> dict:
+    return {"name": "thread_name", "ph": "M", "pid": 1, "tid": tid, "args": {"name": name}}
+
+
+def test_script_counts_once_and_for_the_frame_that_shows_it():
+    seen = frames.read(
+        [
+            thread("CrRendererMain", 1),
+            thread("Compositor", 2),
+            event("EventDispatch", 0, 4),
+            event("FunctionCall", 1, 2),  # inside the event
+            event("TimerFire", 6, 1),
+            event("Commit", 9, 1),
+            event("Commit", 25, 1),  # a frame without script
+            event("FireAnimationFrame", 30, 3),
+            event("Commit", 40, 1),
+            event("FunctionCall", 50, 9),  # never shown
+            event("FunctionCall", 0, 70, tid=2),  # not the page's thread
+            event("RunTask", 0, 12),
+            event("RunTask", 30, 11),
+        ]
+    )
+    assert seen.script_ms == (5.0, 3.0)
+    assert seen.longest_ms == 12
+
+
+def test_a_trace_of_nothing_has_no_frames():
+    assert frames.read([]) == frames.Frames((), 0)
+
+
+# ------------------------------------------------------------------------------- layers
+
+
+def tiny_rows(heads: int = 1) -> list[dict]:
+    return layer.measure(layer.parse_sizes("6/4/2/8/16"), [heads], runs=1)
+
+
+def test_layer_rows_have_the_fields_of_the_issue():
+    rows = tiny_rows(heads=2)
+    expected = "tokens experts top_k heads d_model d_ff pass impl ms ratio_to_floor"
+    assert all(list(row) == expected.split() for row in rows)
+    assert {(row["tokens"], row["experts"], row["top_k"], row["heads"]) for row in rows} == {
+        (6, 4, 2, 2)
+    }
+    assert [(row["pass"], row["impl"]) for row in rows] == [
+        (which, impl)
+        for which in ("forward", "both")
+        for impl in ("ours", "floor", "dense", "dense_total")
+    ]
+    assert all(row["ms"] > 0 for row in rows)
+
+
+def test_the_floor_is_the_larger_of_its_two_parts(monkeypatch):
+    ms = {"ours": 9.0, "floor: products": 2.0, "floor: weights": 3.0, "dense": 1.5}
+    monkeypatch.setattr(layer, "IMPLEMENTATIONS", {name: lambda case, n=name: n for name in ms})
+    monkeypatch.setattr(layer, "_milliseconds", lambda step, which: ms[step])
+    rows = list(layer.rows(layer.Case.of(MoEConfig(d_model=8, d_ff=8, experts=2, top_k=1), 4), 1))
+    found = {row["impl"]: row["ratio_to_floor"] for row in rows if row["pass"] == "both"}
+    assert found == {"ours": 3.0, "floor": 1.0, "dense": 0.5}
+
+
+def test_dense_layers_have_the_parameters_they_are_compared_by():
+    case = layer.Case.of(MoEConfig(d_model=8, d_ff=16, experts=4, top_k=2, heads=2), 6)
+    seen = {}
+    for name, make in (("active", layer.dense), ("total", layer.dense_total)):
+        seen[name] = make(case).__closure__
+    widths = {
+        name: next(c.cell_contents for c in cells if isinstance(c.cell_contents, layer.DenseFFN))
+        for name, cells in seen.items()
+    }
+    config = case.config
+    for name, parameters in (
+        ("active", config.active_parameters),
+        ("total", config.parameters),
+    ):
+        built = sum(p.numel() for p in widths[name].parameters())
+        assert abs(built - parameters) <= config.d_model
+
+
+def test_what_would_take_minutes_is_left_out():
+    small, huge = (
+        layer.Case.of(MoEConfig(d_model=256, d_ff=1024, experts=E, top_k=1), 4096) for E in (8, 128)
+    )
+    assert layer.fits("dense_total", small)
+    assert not layer.fits("dense_total", huge)
+    assert layer.fits("ours", huge)
+
+
+def test_sizes_are_read_with_and_without_widths():
+    (first, one), (second, two) = layer.parse_sizes("4096/32/2,16/8/1/64/128")
+    assert (first, one.experts, one.top_k, one.d_model, one.d_ff) == (4096, 32, 2, 256, 1024)
+    assert (second, two.experts, two.top_k, two.d_model, two.d_ff) == (16, 8, 1, 64, 128)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["layer", "--sizes", "4096/32"],
+        ["layer", "--sizes", "0/8/1"],
+        ["layer", "--sizes", "16/2/4"],
+        ["layer", "--sizes", "16/2/1", "--heads", "0"],
+        ["layer", "--sizes", "16/2/1", "--heads", "7"],
+        ["app", "--only", "nothing"],
+        ["app", "--runs", "0"],
+        ["nothing"],
+    ],
+)
+def test_wrong_usage_is_said_and_ends_with_2(arguments, capsys):
+    assert main(["bench", *arguments]) == 2
+    assert capsys.readouterr().err
+
+
+def test_the_command_line_prints_the_rows_as_json(capsys):
+    command = "bench layer --sizes 6/4/2/8/16 --heads 1 --runs 1 --json"
+    assert main(command.split()) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 8
+
+
+# ------------------------------------------------------------------------------- the app
+
+
+def test_the_cheapest_case_runs(models, capsys):
+    assert main(["bench", "app", "--only", "trace", "--runs", "1", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["name"] == "forward with full trace, 16 tokens, text-mhmoe"
+    assert row["goal"] == 1.25
+    assert row["ratio"] == pytest.approx(row["ours_ms"] / row["floor_ms"], abs=0.01)
+
+
+def test_every_sentence_is_new_and_told_apart_by_one_word():
+    texts = app.sentences(40)
+    assert len({app.number_of(text) for text in texts}) == len(texts) == 40
+    assert len({len(text) for text in texts}) == 1
+
+
+def test_a_missing_playwright_is_said_in_a_sentence(monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "playwright.sync_api", None)
+    assert main(["bench", "app", "--only", "play", "--runs", "1"]) == 1
+    assert "tests/requirements.txt" in capsys.readouterr().err
+
+
+@pytest.fixture
+def record(models, tmp_path, monkeypatch) -> dict:
+    """What the app sends with tiny models, in the file that the floors read."""
+    monkeypatch.syspath_prepend(str(FLOORS))
+    import record as recorder
+
+    for card in models.glob("*-*.json"):  # the pages print how good each model is
+        facts = json.loads(card.read_text("utf-8"))
+        facts["metrics"] = {"bits_per_byte": 8.0, "relative_error": 1.0}
+        card.write_text(json.dumps(facts), encoding="utf-8")
+    st.cache_resource.clear()
+    found = recorder.recorded(app.sentences(2))
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(found), encoding="utf-8")
+    monkeypatch.setenv("MHMOE_BENCH_RECORD", str(path))
+    yield found
+    st.cache_resource.clear()
+
+
+def explorers(at: AppTest) -> dict[str, object]:
+    sent = [element.proto for element in at.get("bidi_component")]
+    return {proto.id.split("-", 2)[2]: proto for proto in sent if "explorer" in proto.id}
+
+
+def test_the_floor_of_the_controls_sends_the_apps_own_bytes(record):
+    text, sample = list(record["sentences"])[1], list(record["samples"])[1]
+    sides = []
+    for script in (ROOT / "app.py", FLOORS / "floor_control.py"):
+        at = AppTest.from_file(str(script), default_timeout=60).run()
+        at.text_input(key="sentence").set_value(text).run()
+        at.button(key=f"sample-{sample}").click().run()
+        at.select_slider(key="heads").set_value(8).run()
+        assert not at.exception
+        sides.append(explorers(at))
+    ours, floor = sides
+    assert set(ours) == set(floor) == {"explorer-text", "explorer-image"}
+    for key in ours:
+        assert floor[key].json == ours[key].json
+        assert floor[key].js_content == ours[key].js_content
+        assert floor[key].css_content == ours[key].css_content
+
+
+def pictures(at: AppTest) -> list[str]:
+    """The components and charts of a page in order, as they go over the wire."""
+    kinds = {"bidi_component": "json", "plotly_chart": "spec"}
+    return [
+        getattr(element.proto, kinds[element.type])
+        for element in at.main
+        if element.type in kinds and not element.proto.id.endswith(FRAME)
+    ]
+
+
+FRAME = ("he_page", "he_copy_link", "picture")  # and the drop zone, which takes input
+
+
+@pytest.mark.parametrize("slug", ["start", "router"])
+def test_the_floor_of_the_page_switch_sends_the_apps_own_charts(record, slug):
+    draw_all = f"import replay\nfor item in replay.record()['pages'][{slug!r}]: replay.draw(item)"
+    floor = AppTest.from_string(draw_all, default_timeout=60).run()
+    ours = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    if slug != "start":
+        ours.switch_page(f"pages/{slug}.py").run()
+    assert not floor.exception
+    assert not ours.exception
+    assert pictures(floor) == pictures(ours) != []
+
+
+def test_the_floor_of_the_page_switch_opens_with_the_start_page(record):
+    at = AppTest.from_file(str(FLOORS / "floor_pages.py"), default_timeout=60).run()
+    assert not at.exception
+    assert set(explorers(at)) == {"explorer-text", "explorer-image"}
+
+
+def test_the_floor_of_the_cold_open_is_one_chart_and_torch():
+    at = AppTest.from_file(str(FLOORS / "floor_open.py"), default_timeout=60).run()
+    assert not at.exception
+    assert [element.type for element in at.main][1:] == ["plotly_chart"]
+    assert "\nimport torch\n" in (FLOORS / "floor_open.py").read_text("utf-8")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_the_benches_know_no_streamlit_and_their_functions_are_short(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("streamlit") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not (node.module or "").startswith("streamlit")
+        elif isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
+# ------------------------------------------------------------------------------- the clock
+
+PAGE = """<div class="st-key-box"><i id="host"></i></div><button>go</button><script>
+const root = document.getElementById("host").attachShadow({mode: "open"});
+document.querySelector("button").onclick = () => setTimeout(() => {
+  root.innerHTML = "<b>one</b><b>two</b>"; window.shown = performance.now(); }, 30);
+</script>"""
+
+
+def test_the_clock_waits_for_what_is_drawn_inside_a_component():
+    from playwright.sync_api import sync_playwright
+
+    inside = {"key": "box", "selector": "b", "count": 2, "text": "one"}
+    with sync_playwright() as playwright:
+        chromium = browser.launch(playwright)
+        with browser.visitor(chromium) as context:
+            page = context.new_page()
+            assert browser.opened(page, f"data:text/html,{PAGE}", [{"selector": "button"}]) > 0
+            took = browser.timed(page, "click", page.get_by_role("button").click, [inside])
+            assert took >= 30
+            assert page.evaluate("performance.now() >= window.shown")
+            page.evaluate("() => benchClock.idle()")
+        chromium.close()
