@@ -195,7 +195,9 @@ def text_panel(text: str, heads: int, experts: int) -> Routed:
     """Strips of both models and the stage, for a sentence."""
     rows = _pair("text", heads, experts, lambda key: runs.text_traces(key, text))
     _say_what_was_cut(text, rows[0].traces[0])
-    return _explore("text", rows, runs.CAPACITIES, Pick(0, 1, 1, len(runs.CAPACITIES) - 1))
+    second = min(1, rows[0].traces[0].input.count - 1)  # the first token has nothing before it
+    start = Pick(0, 1, second, len(runs.CAPACITIES) - 1)
+    return _explore("text", rows, runs.CAPACITIES, start)
 
 
 def picture_panel(image, checksum: str, heads: int, experts: int) -> Routed:
