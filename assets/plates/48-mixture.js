@@ -73,7 +73,8 @@ class Mixture extends Picture {
     const E = data.order.length;
     const best = data.bits.every((v) => v !== null) ? data.bits.indexOf(Math.min(...data.bits)) + 1 : 0;
     const values = { k, experts: E, error: percent(data.error[k - 1], 0), times: number(data.macs[k - 1] / data.macs[data.trained - 1], 1), trained: data.trained,
-      bits: data.bits[k - 1] === null ? "–" : number(data.bits[k - 1]), base: data.bits[data.trained - 1] === null ? "–" : number(data.bits[data.trained - 1]), best };
+      best, ...(best ? { bits: number(data.bits[k - 1]), base: number(data.bits[data.trained - 1]) } : {}) };
+    if (!best) return say("mixture_plain", values);
     return say(k === data.trained ? "mixture_trained" : k === E ? "mixture_dense" : "mixture_other", values);
   }
 

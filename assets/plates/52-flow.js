@@ -1,5 +1,8 @@
 // VG-23: gather -> expert -> scatter as permutation lines; for MH-MoE split before and merge after.
 
+const QUEUE_HEAD = 18;
+const QUEUE_GAP = 7;
+
 class Flow extends Picture {
   init() {
     this.step = this.steps.length - 1;
@@ -21,7 +24,9 @@ class Flow extends Picture {
     const { data } = this;
     const wide = width >= 700;
     const n = data.names.length * data.heads;
-    const row = clamp(wide ? 470 / n : 520 / n, data.heads > 1 ? 11 : 24, 34);
+    const drawn = sum(data.queues.map((line) => line.length));
+    const least = data.queues.length * (QUEUE_HEAD + QUEUE_GAP) + 3 * drawn;
+    const row = Math.max(clamp(480 / n, data.heads > 1 ? 11 : 24, 34), least / n);
     const label = wide ? 110 : 58;
     const multi = data.multi ? (wide ? 62 : 22) : 0;
     const middle = wide ? 120 : 62;
@@ -85,8 +90,7 @@ class Flow extends Picture {
   queues(box, gather, scatter, a) {
     const { data, say } = this;
     const total = sum(data.queues.map((line) => line.length));
-    const gap = 7;
-    const head = 18;
+    const [gap, head] = [QUEUE_GAP, QUEUE_HEAD];
     const unit = (a.height - data.queues.length * (gap + head)) / Math.max(1, total);
     let y = a.top;
     data.queues.forEach((line, e) => {
