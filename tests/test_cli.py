@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 from PIL import Image
+from tiny import TINY
 
 from mhmoe import cli
 from mhmoe.models import checkpoint, engine

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, VOCABULARY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import TINY, VOCABULARY
 
 from mhmoe.layers import WhatIf
 from mhmoe.models import checkpoint, device, engine, metrics, patches, tokenizer

@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, VOCABULARY
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
+from tiny import TINY, VOCABULARY
 
 from mhmoe.models import checkpoint, engine
 from mhmoe.models.config import SHIPPED

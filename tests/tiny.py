@@ -1,0 +1,35 @@
+"""Tiny models and corpora with the names of the shipped ones, for tests of everything around."""
+
+from mhmoe.layers import MoEConfig
+from mhmoe.models.config import ModelConfig
+
+SENTENCES = {
+    "de": ["Der Hund schläft unter dem alten Tisch.", "Morgen fahren wir über die Brücke."],
+    "en": ["The quick brown fox jumps over the dog.", "She sells sea shells by the shore."],
+    "es": ["El niño come una manzana verde.", "Mañana vamos a la playa con la abuela."],
+    "fr": ["Le garçon mange une pomme à midi.", "Demain nous irons à la bibliothèque."],
+    "it": ["Il gatto dorme sotto la finestra.", "Domani andiamo al mare con gli amici."],
+    "zh": ["今天天气很好，我们去公园散步。", "小猫在窗户下面睡觉。"],
+}
+VOCABULARY = 320
+
+SPARSE = MoEConfig(d_model=16, d_ff=32, experts=4, top_k=2, activation="relu")
+TEXT = dict(kind="text", d_model=16, blocks=2, attention_heads=2, vocabulary=VOCABULARY, context=16)
+#: 4 x 4 patches of 32 x 32 pixels: as large as the pictures that training generates.
+IMAGE = dict(
+    kind="image",
+    d_model=16,
+    blocks=2,
+    attention_heads=2,
+    vocabulary=32 * 32 * 3,
+    context=16,
+    patch=32,
+)
+TINY = {
+    "text-dense": ModelConfig(**TEXT, d_ff=64),
+    "text-smoe": ModelConfig(**TEXT, moe=SPARSE),
+    "text-mhmoe": ModelConfig(**TEXT, moe=SPARSE.matched(4)),
+    "image-dense": ModelConfig(**IMAGE, d_ff=64),
+    "image-smoe": ModelConfig(**IMAGE, moe=SPARSE),
+    "image-mhmoe": ModelConfig(**IMAGE, moe=SPARSE.matched(4)),
+}
