@@ -14,7 +14,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from mhmoe import bench
-from mhmoe.bench import app, browser, frames, layer
+from mhmoe.bench import app, frames, layer
 from mhmoe.cli import main
 from mhmoe.layers import MoEConfig
 
@@ -316,28 +316,3 @@ def test_the_benches_know_no_streamlit_and_their_functions_are_short(path):
             assert not (node.module or "").startswith("streamlit")
         elif isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 60, node.name
-
-
-# ------------------------------------------------------------------------------- the clock
-
-PAGE = """<div class="st-key-box"><i id="host"></i></div><button>go</button><script>
-const root = document.getElementById("host").attachShadow({mode: "open"});
-document.querySelector("button").onclick = () => setTimeout(() => {
-  root.innerHTML = "<b>one</b><b>two</b>"; window.shown = performance.now(); }, 30);
-</script>"""
-
-
-def test_the_clock_waits_for_what_is_drawn_inside_a_component():
-    from playwright.sync_api import sync_playwright
-
-    inside = {"key": "box", "selector": "b", "count": 2, "text": "one"}
-    with sync_playwright() as playwright:
-        chromium = browser.launch(playwright)
-        with browser.visitor(chromium) as context:
-            page = context.new_page()
-            assert browser.opened(page, f"data:text/html,{PAGE}", [{"selector": "button"}]) > 0
-            took = browser.timed(page, "click", page.get_by_role("button").click, [inside])
-            assert took >= 30
-            assert page.evaluate("performance.now() >= window.shown")
-            page.evaluate("() => benchClock.idle()")
-        chromium.close()
