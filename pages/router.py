@@ -10,14 +10,14 @@ STMOE = ("Zoph et al. 2022, ST-MoE", "https://arxiv.org/abs/2202.08906")
 MHMOE = ("Wu et al. 2024, Multi-Head Mixture-of-Experts", "https://arxiv.org/abs/2404.15045")
 
 FORMULAS = {
-    "gates": r"p_e = \frac{e^{h_e}}{\sum_j e^{h_j}},\qquad"
+    "gates": r"p_e = \frac{e^{h_e}}{\sum_j e^{h_j}},\qquad "
     r"(a)\ g = \operatorname{softmax}(\operatorname{KeepTopK}(h,k)),\quad"
     r"(b)\ g_e = p_e\,[e \in \text{top }k],\quad"
     r"(c)\ g_e = p_e \Big/ \sum_{j \in \text{top }k} p_j",
     "product": r"H = x\,W,\qquad h_{se} = \sum_{i=1}^{d/h} x_{si}\,W_{ie}",
-    "softmax": r"\operatorname{softmax}(h + c) = \operatorname{softmax}(h),\qquad"
+    "softmax": r"\operatorname{softmax}(h + c) = \operatorname{softmax}(h),\qquad "
     r"L_z = \tfrac{1}{B}\sum_x \Bigl(\log \sum_j e^{h_j(x)}\Bigr)^{2}",
-    "mixture": r"y_k = \sum_{e\,\in\,\text{top }k} g_e(x)\,f_e(x),\qquad"
+    "mixture": r"y_k = \sum_{e\,\in\,\text{top }k} g_e(x)\,f_e(x),\qquad "
     r"\text{distance} = \lVert y_k - y_E \rVert \,/\, \lVert y_E \rVert",
     "stack": r"y = \sum_{e} W_{\text{merge}}\,\bigl[g_{1e} f_e(x_1);\dots;g_{he} f_e(x_h)\bigr]",
     "collapse": r"L = L_{\text{CE}} + \alpha\,E \sum_{e} f_e\,P_e",
@@ -80,5 +80,7 @@ def closing(scene: router.Scene) -> None:
     kit.next_chapter("router")
 
 
-kit.setup_page("router")
-page()
+if kit.setup_page("router").present:
+    panels.stage_alone()
+else:
+    page()

@@ -13,9 +13,10 @@ def page() -> None:
     with right:
         image, checksum = panels.picture()
 
+    panels.say_what_was_rounded()
     heads, experts = panels.stored_shape()
     with kit.card(
-        "sentence", t("start.sentence_title"), kit.badge(panels.source_of(heads, experts))
+        "sentence", t("start.sentence_title"), kit.badge(panels.source_of("text", heads, experts))
     ):
         routed = panels.text_panel(text, heads, experts)
     panels.text_tiles(text, routed)
@@ -26,12 +27,14 @@ def page() -> None:
         panels.shape_controls()
         panels.masked_cost(text, heads, experts)
 
-    kit.what_to_notice(t("start.notice_1"), t("start.notice_2"))
+    panels.notice(routed)
     panels.cost_line("text")
     panels.text_table(routed)
     panels.text_downloads(text, routed)
 
-    with kit.card("picture", t("start.picture_title"), kit.badge(panels.source_of(heads, experts))):
+    with kit.card(
+        "picture", t("start.picture_title"), kit.badge(panels.source_of("image", heads, experts))
+    ):
         kit.write(t("start.picture_lead"))
         panels.sample_choice()
         panels.picture_notes(image)
@@ -45,7 +48,7 @@ def page() -> None:
         t("start.how"),
         text=t("start.how_text"),
         formula=r"g_e(x_{th}) = \operatorname{softmax}(W_r\,x_{th})_e \ \text{ for the } k"
-        r"\text{ largest},\qquad o_{th} = \sum_{e} g_e(x_{th})\, f_e(x_{th}),\qquad"
+        r"\text{ largest},\qquad o_{th} = \sum_{e} g_e(x_{th})\, f_e(x_{th}),\qquad "
         r"y_t = W_{\text{merge}}\,[\,o_{t1};\dots;o_{th}\,]",
         code=panels.code_of("layer"),
         paper=("Wu et al. 2024, Multi-Head Mixture-of-Experts", "https://arxiv.org/abs/2404.15045"),
@@ -53,5 +56,7 @@ def page() -> None:
     kit.next_chapter("start")
 
 
-view = kit.setup_page("start")
-panels.stage_alone() if view.present else page()
+if kit.setup_page("start").present:
+    panels.stage_alone()
+else:
+    page()

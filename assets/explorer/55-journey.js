@@ -17,6 +17,7 @@ function journeyOf(stage, outcome) {
     x: vectorOf(now.x), mixed: vectorOf(now.head ?? now.x), sums: vectorOf(now.combined), out: vectorOf(now.out),
     logits: now.logits, probs: now.probs, capacity: now.capacity, demand: now.demand, load: now.load,
     dropped: choices.filter((c) => !c.kept),
+    isOff: (e) => now.logits[0][e] === null, // switched off: it has no score
     isFull: (e) => now.capacity !== null && now.load[e] >= now.capacity,
     steps: ["token", multi && "split", "scores", "keep", "gates", "experts", "merge"].filter(Boolean),
   };
@@ -60,7 +61,8 @@ const STORIES = {
 };
 
 function bestScore(journey) {
-  const all = journey.logits.flatMap((row, head) => row.map((score, expert) => ({ head, expert, score })));
+  const all = journey.logits.flatMap((row, head) => row.map((score, expert) => ({ head, expert, score })))
+    .filter(({ expert }) => !journey.isOff(expert));
   return all.reduce((best, one) => (one.score > best.score ? one : best));
 }
 
@@ -77,6 +79,7 @@ function dropSentence(journey, say) {
 
 /** "expert 4: score 1.32, probability 0.49" and, for a chosen one, "gate 0.49, place 3 of 12". */
 function scoreLines(journey, say, head, expert) {
+  if (journey.isOff(expert)) return [say("tip_off", { expert: expert + 1 })];
   const chosen = journey.choices.find((c) => c.head === head && c.expert === expert);
   const numbers = say("tip_score", { expert: expert + 1, score: signed(journey.logits[head][expert]),
     prob: number(journey.probs[head][expert], 3) });
@@ -91,6 +94,7 @@ function gateLine(journey, say, choice) {
 }
 
 function cardLines(journey, say, expert) {
+  if (journey.isOff(expert)) return [say("tip_off", { expert: expert + 1 })];
   const values = { expert: expert + 1, load: journey.load[expert], demand: journey.demand[expert], capacity: journey.capacity };
   return [say("expert", values), say(journey.capacity === null ? "tip_load_open" : "tip_load", values),
     journey.isFull(expert) ? say("tip_full", values) : null];

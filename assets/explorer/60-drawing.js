@@ -240,12 +240,12 @@ class Drawing {
       const x = area.x + pitch * expert;
       const inset = Math.min(2, pitch * 0.12);
       // One scale for all heads, so that heights compare; even the smallest score stays a visible bar.
-      const tall = Math.max(1.5, Math.abs(yOf(score) - yOf(0)));
+      const tall = j.isOff(expert) ? 0 : Math.max(1.5, Math.abs(yOf(score) - yOf(0)));
       const top = score < 0 ? yOf(0) : yOf(0) - tall;
       const bar = svg("rect", { class: `bar ${score < 0 ? "down" : "up"}`, x: px(x + inset), width: px(pitch - 2 * inset),
         y: px(top), height: px(tall), rx: Math.min(2, pitch / 6), "--i": expert % 16 });
       const hit = svg("rect", { class: "hit", x: px(x), y: px(area.y - 4), width: px(pitch), height: px(area.height + 22) });
-      const column = svg("g", { class: "score", "data-expert": expert, "data-kept": chosen.has(expert) }, hit, bar);
+      const column = svg("g", { class: "score", "data-expert": expert, "data-kept": chosen.has(expert), "data-off": j.isOff(expert) }, hit, bar);
       const centre = x + pitch / 2;
       if (numbered || (chosen.has(expert) && centre - lastLabel > 16)) {
         column.append(this.text(centre, area.y + area.height + 14, String(expert + 1), { class: "tick", "text-anchor": "middle" }));
@@ -331,10 +331,11 @@ class Drawing {
     const full = j.isFull(expert);
     const used = j.choices.some((c) => c.expert === expert);
     const share = clamp(j.load[expert] / most, 0, 1);
-    const load = j.capacity === null ? String(j.load[expert]) : `${j.load[expert]}/${j.capacity}`;
+    const off = j.isOff(expert);
+    const load = off ? say("off") : j.capacity === null ? String(j.load[expert]) : `${j.load[expert]}/${j.capacity}`;
     const inner = box.width - 18;
     const barY = box.y + box.height - 10;
-    const node = svg("g", { class: "card", "data-expert": expert, "data-full": full, "data-used": used }, svg("rect", { ...box, rx: 8, class: "plate" }));
+    const node = svg("g", { class: "card", "data-expert": expert, "data-full": full, "data-used": used, "data-off": off }, svg("rect", { ...box, rx: 8, class: "plate" }));
     if (g.wide) {
       const spoken = full ? say("full", { load }) : load;
       const room = inner - textWidth(say("expert", { expert: expert + 1 }), 12.5, 700, family) - 6;
@@ -345,7 +346,7 @@ class Drawing {
       const centre = box.x + box.width / 2;
       const fits = textWidth(load, 12, 600, family) <= box.width - 2;
       node.append(this.text(centre, box.y + 16, String(expert + 1), { class: "name", "text-anchor": "middle" }),
-        this.text(centre, box.y + 32, fits ? load : String(j.load[expert]), { class: "load", "text-anchor": "middle" }));
+        this.text(centre, box.y + 32, fits || off ? load : String(j.load[expert]), { class: "load", "text-anchor": "middle" }));
     }
     const [barX, barW] = g.wide ? [box.x + 9, inner] : [box.x + 5, box.width - 10];
     node.append(svg("rect", { class: "track", x: px(barX), y: px(barY), width: px(barW), height: 4, rx: 2 }),

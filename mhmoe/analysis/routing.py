@@ -12,6 +12,20 @@ import numpy as np
 
 from mhmoe.trace import LayerTrace, RoutingTrace
 
+#: Scores at or below this belong to experts that were switched off.
+MASKED = -1e30
+
+
+def open_experts(layer: LayerTrace) -> int:
+    """Experts that could be chosen: all but those switched off."""
+    return int((layer.logits.max(0) > MASKED).sum())
+
+
+def first_choices(layer: LayerTrace) -> np.ndarray:
+    """[T] different first choices among a token's H sub-tokens."""
+    first = np.sort(layer.expert[:, 0].reshape(-1, layer.heads), axis=1)
+    return 1 + (first[:, 1:] != first[:, :-1]).sum(1)
+
 
 def distinct_experts(layer: LayerTrace) -> np.ndarray:
     """[T] different experts that a token's H sub-tokens chose, over all K choices."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,11 @@ def run(args: argparse.Namespace) -> None:
 def _app(args: argparse.Namespace) -> list[dict]:
     from mhmoe.bench import app
 
-    return [row.to_dict() for row in app.measure(args.runs, args.only)]
+    rows = []
+    for row in app.measure(args.runs, args.only):
+        rows.append(row.to_dict())
+        print(table(rows[-1:]).splitlines()[1], file=sys.stderr, flush=True)  # it takes minutes
+    return rows
 
 
 def _layer(args: argparse.Namespace) -> list[dict]:

@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 
 from mhmoe.bench import BenchError, BenchUsage, Row, compared, frames, interleaved, percentile
 from mhmoe.bench.browser import IDLE, NoBrowser, launch, opened, rest, timed, visitor
-from mhmoe.bench.servers import ROOT, Server, serving
+from mhmoe.bench.servers import ROOT, Server, serving, surroundings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -61,8 +61,8 @@ class Bench:
     browser: Browser | None
 
 
-def measure(runs: int, only: Sequence[str] | None = None) -> list[Row]:
-    """The rows of the chosen cases, of all where none is named."""
+def measure(runs: int, only: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of the chosen cases, of all where none is named, each case's as it is done."""
     unknown = set(only or ()) - set(CASES)
     if unknown:
         raise BenchUsage(f"no case {', '.join(sorted(unknown))}: there are {', '.join(CASES)}")
@@ -70,7 +70,8 @@ def measure(runs: int, only: Sequence[str] | None = None) -> list[Row]:
         raise BenchError("the floor pages are in tests/bench of the repository, which is not here")
     chosen = {name: case for name, case in CASES.items() if not only or name in only}
     with nullcontext() if set(chosen) <= WITHOUT_BROWSER else _browser() as browser:
-        return [row for case in chosen.values() for row in case(Bench(runs, browser))]
+        for case in chosen.values():
+            yield from case(Bench(runs, browser))
 
 
 @contextmanager
@@ -200,7 +201,7 @@ class _Controls:
 
     def _move(self, key: str, heads: int) -> float:
         rest(self.page)
-        thumb = self.page.locator('.st-key-heads [role="slider"]').first
+        thumb = self.page.locator('.st-key-heads input[type="range"]')
         thumb.focus()
         return timed(self.page, "keydown", lambda: thumb.press(key), pictures(heads))
 
@@ -236,12 +237,24 @@ def recording(texts: Sequence[str]) -> Iterator[tuple[dict, dict[str, str]]]:
     """What the app sends for these texts, and the variable that tells the floors where it is."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record.json"
-        command = [sys.executable, str(FLOORS / "record.py"), str(path)]
-        done = subprocess.run(command, input=json.dumps(texts), cwd=ROOT, capture_output=True,
-                              text=True, timeout=900)  # fmt: skip
-        if done.returncode:
-            raise BenchError(f"the app could not be recorded:\n{done.stderr[-2000:]}")
+        _output_of("record.py", str(path), given=json.dumps(texts))
         yield json.loads(path.read_text("utf-8")), {"MHMOE_BENCH_RECORD": str(path)}
+
+
+def _output_of(script: str, *arguments: str, given: str = "") -> str:
+    """What a script of tests/bench prints; these know Streamlit, so they run on their own."""
+    done = subprocess.run(
+        [sys.executable, str(FLOORS / script), *arguments],
+        cwd=ROOT,
+        env=surroundings(),
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    if done.returncode:
+        raise BenchError(f"{script} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
 # ------------------------------------------------------------------------------- page switch
@@ -300,7 +313,7 @@ def play(bench: Bench) -> list[Row]:
     messages: list[object] = []
     with serving(APP) as server, visitor(bench.browser) as context:
         page = context.new_page()
-        page.on("websocket", lambda s: s.on("framesent", messages.append))
+        page.on("websocket", lambda s: s.on("framesent", lambda data: messages.append(data)))
         opened(page, server.url, START_DRAWN)
         rest(page)
         trace = _play_and_scrub(bench.browser, page, messages)
@@ -386,17 +399,8 @@ def _milliseconds(action: Callable[[], None]) -> float:
 def visitors(bench: Bench) -> list[Row]:
     """Thirty visitors at once; a server of its own, so that the memory is theirs."""
     with serving(APP) as server:
-        script = str(FLOORS / "visitors.py")
-        done = subprocess.run(
-            [sys.executable, script, server.url, str(server.pid), str(VISITORS)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        if done.returncode:
-            raise BenchError(f"the visitors could not be served:\n{done.stderr[-2000:]}")
-    seen = json.loads(done.stdout)
+        said = _output_of("visitors.py", server.url, str(server.pid), str(VISITORS))
+    seen = json.loads(said)
     return [
         Row(f"{VISITORS} visitors: p95 of a click", percentile(seen["click_ms"], 0.95)),
         Row(f"{VISITORS} visitors: median of a click", percentile(seen["click_ms"], 0.5)),

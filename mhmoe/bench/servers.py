@@ -37,7 +37,7 @@ def serving(script: Path, environment: Mapping[str, str] | None = None) -> Itera
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | dict(environment or {}),
+            env=surroundings() | dict(environment or {}),
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -55,6 +55,11 @@ def serving(script: Path, environment: Mapping[str, str] | None = None) -> Itera
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def surroundings() -> dict[str, str]:
+    """Our environment, in which a script of any folder finds this package."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def _free_port() -> int:

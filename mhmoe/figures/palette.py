@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 
 #: Okabe & Ito (2008); their black is a neutral grey here, so that it shows in both themes.
-OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#767A85")
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#6C707B")
 #: How much lighter or darker each further group of eight experts is drawn.
 LIGHTER = (0.0, 0.2, -0.16, 0.32)
 DARK_INK, LIGHT_INK = "#14161B", "#FFFFFF"

@@ -16,7 +16,7 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
-from mhmoe.analysis.routing import distinct_chance
+from mhmoe.analysis.routing import MASKED, distinct_chance, open_experts
 from mhmoe.figures.palette import SEQUENTIAL, expert_colours
 from mhmoe.models.tokenizer import visible
 from mhmoe.trace import LayerTrace, RoutingTrace, TextInput
@@ -189,7 +189,7 @@ def _reading(trace: RoutingTrace) -> dict:
     dropped = sum(int(layer.dropped.sum()) for layer in trace.layers) / max(1, demand)
     bits = trace.bits_per_byte
     first = trace.layers[0]
-    chance = distinct_chance(first.experts, first.top_k, first.heads)
+    chance = distinct_chance(open_experts(first), first.top_k, first.heads)
     return {
         "bits": "" if bits is None else f"{bits:.2f}",
         "dropped": f"{100 * dropped:.1f} %",
@@ -228,7 +228,7 @@ def _journey(layer: LayerTrace, token: int) -> dict:
         "out": _vector(vectors["out"][token]),
         "combined": _vector(vectors["combined"][token]),
         "head": None if layer.heads == 1 else _vector(vectors["wide"][token]),
-        "logits": _rounded(layer.logits[rows]),
+        "logits": _scores(layer.logits[rows]),
         "probs": _rounded(layer.probs[rows]),
         "expert": layer.expert[rows].tolist(),
         "gate": _rounded(layer.gate[rows]),
@@ -240,8 +240,13 @@ def _journey(layer: LayerTrace, token: int) -> dict:
     }
 
 
+def _scores(logits: np.ndarray) -> list:
+    """Scores [H, E] for the browser; None where an expert is switched off."""
+    return [[round(float(v), 4) if v > MASKED else None for v in row] for row in logits]
+
+
 def _rounded(values: np.ndarray) -> list:
-    return np.round(np.maximum(values, -1e9).astype(float), 4).tolist()
+    return np.round(values.astype(float), 4).tolist()
 
 
 def _vector(values: np.ndarray) -> dict:

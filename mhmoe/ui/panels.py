@@ -49,6 +49,8 @@ def sentence(default: str) -> str:
     if not text.strip():
         kit.notice("warning", t("problem.blank"))
         return st.session_state.get("_good_text", default)
+    if st.session_state.get("_good_text", text) != text:
+        kit.remember(token=None)  # it belonged to the sentence before
     st.session_state["_good_text"] = text
     return text
 
@@ -68,7 +70,10 @@ def picture():
     if problem := st.session_state.get("_picture_problem"):
         code, numbers = problem
         kit.notice("error", t(f"problem.image.{code}", **numbers))
-    return st.session_state.get("_picture") or sample_picture()
+    if own := st.session_state.get("_picture"):
+        kit.write(t("start.picture_below"))
+        return own
+    return sample_picture()
 
 
 def picture_notes(image) -> None:
@@ -146,10 +151,51 @@ def stored_shape() -> tuple[int, int]:
     )
 
 
-def source_of(heads: int, experts: int) -> str:
+def say_what_was_rounded() -> None:
+    """A link may ask for a number of heads or experts between the stops of the sliders."""
+    view = kit.view()
+    for name, asked, stops in (
+        ("heads", view.heads, runs.HEADS),
+        ("experts", view.experts, runs.EXPERTS),
+    ):
+        if asked is not None and asked not in stops:
+            near = _nearest(asked, stops, DEFAULT_SHAPE[name])
+            kit.notice("info", t(f"start.rounded_{name}", asked=asked, near=near))
+
+
+def source_of(kind: str, heads: int, experts: int) -> str:
     """The badge that says what the numbers are: live, what-if or untrained."""
-    state = ModelKey("text", heads, experts).state
-    return {"trained": "live", "masked": "what-if", "untrained": "untrained"}[state]
+    state = ModelKey(kind, heads, experts).state
+    if state == "trained":
+        return "what-if" if _limited(kind) else "live"
+    return {"masked": "what-if", "untrained": "untrained"}[state]
+
+
+def _limited(kind: str) -> bool:
+    """Whether a capacity limit is set; the models were trained without one."""
+    pick = (st.session_state.get(f"explorer-{kind}") or {}).get("pick")
+    if pick:
+        values = runs.CAPACITIES if kind == "text" else runs.PICTURE_CAPACITIES
+        return pick.get("outcome") != len(values) - 1
+    view = kit.view()
+    return view.capacity is not None and (view.model or "text").startswith(kind)
+
+
+def notice(routed: Routed) -> None:
+    """What to look at, with the numbers of the picked layer."""
+    layer = routed.rows[0].traces[routed.pick.outcome].layers[routed.pick.layer]
+    first = routing.first_choices(layer).mean()
+    chance = routing.distinct_chance(routing.open_experts(layer), 1, layer.heads)
+    kit.what_to_notice(
+        t(
+            "start.notice_1",
+            layer=layer.layer + 1,
+            heads=layer.heads,
+            mean=f"{first:.1f}",
+            chance=f"{chance:.1f}",
+        ),
+        t("start.notice_2"),
+    )
 
 
 def masked_cost(text: str, heads: int, experts: int) -> None:
@@ -304,7 +350,7 @@ def picture_tiles(routed: Routed) -> None:
 
 
 def _layer_tiles(layer, plain, routed: Routed) -> tuple[Tile, ...]:
-    E, K, S = layer.experts, layer.top_k, layer.sub_tokens
+    E, K, S = routing.open_experts(layer), layer.top_k, layer.sub_tokens
     number = layer.layer + 1
     factor = routed.capacities[routed.pick.outcome]
     distinct = routing.distinct_experts(layer).mean()
