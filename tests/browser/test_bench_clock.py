@@ -6,7 +6,7 @@ from playwright.sync_api import Browser
 
 from mhmoe.bench import browser as bench
 
-PAGE = """<div class="st-key-box"><i id="host"></i></div><button>go</button><script>
+PAGE = """<div class="st-key-box"><div id="host"></div></div><button>go</button><script>
 const root = document.getElementById("host").attachShadow({mode: "open"});
 document.querySelector("button").onclick = () => setTimeout(() => {
   root.innerHTML = "<b>one</b><b>two</b>"; window.shown = performance.now(); }, 30);
