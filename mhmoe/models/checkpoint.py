@@ -26,7 +26,14 @@ CARD = ("name", "config", "file", "sha256", "params_total", "params_active", "ma
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or not what its card says."""
+    """A checkpoint that is missing, damaged or not what its card says.
+
+    ``str()`` is the English sentence; ``code`` and ``numbers`` let any language say it.
+    """
+
+    def __init__(self, message: str, code: str = "unreadable", **numbers: str):
+        super().__init__(message)
+        self.code, self.numbers = code, numbers
 
 
 def folder() -> Path:
@@ -45,7 +52,8 @@ def load_tokenizer() -> Tokenizer:
         return tokenizer.load(path)
     except Exception as error:  # the library raises nothing more specific
         raise CheckpointError(
-            f"The tokenizer {path.name} cannot be read ({error}); restore it from the repository."
+            f"The tokenizer {path.name} cannot be read ({error}); restore it from the repository.",
+            file=path.name,
         ) from None
 
 
@@ -67,7 +75,7 @@ def unknown(name: str) -> str:
 def card(name: str) -> dict:
     """The model's card. Raises CheckpointError listing the known names."""
     if name not in names():
-        raise CheckpointError(unknown(name))
+        raise CheckpointError(unknown(name), "unknown", name=name, known=", ".join(names()) or "–")
     path = folder() / f"{name}.json"
     try:
         facts = json.loads(path.read_text("utf-8"))
@@ -77,7 +85,8 @@ def card(name: str) -> dict:
         ModelConfig.from_dict(facts["config"])
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"The card {path.name} cannot be read ({error}); restore it from the repository."
+            f"The card {path.name} cannot be read ({error}); restore it from the repository.",
+            file=path.name,
         ) from None
     return facts
 
@@ -110,19 +119,27 @@ def load(name: str, device: torch.device | str = "cpu") -> tuple[Transformer, di
     if not path.exists():
         raise CheckpointError(
             f"The weights {path.name} of model {name!r} are missing; "
-            "restore the file from the repository or train the model again."
+            "restore the file from the repository or train the model again.",
+            "missing",
+            file=path.name,
         )
     if (found := digest(path)) != facts["sha256"]:
         raise CheckpointError(
             f"The weights {path.name} are damaged: their SHA-256 starts with "
             f"{found[:12]}, the card says {facts['sha256'][:12]}. "
-            "Restore the file from the repository."
+            "Restore the file from the repository.",
+            "damaged",
+            file=path.name,
+            found=found[:12],
+            expected=facts["sha256"][:12],
         )
     model = Transformer(ModelConfig.from_dict(facts["config"]))
     try:
         model.load_state_dict({k: v.float() for k, v in load_file(str(path)).items()})
     except (RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"The weights {path.name} do not fit their card: {error}") from None
+        raise CheckpointError(
+            f"The weights {path.name} do not fit their card: {error}", file=path.name
+        ) from None
     return model.to(device).eval(), facts
 
 

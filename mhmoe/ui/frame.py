@@ -142,7 +142,7 @@ def run_page(frame: Frame) -> None:
     try:
         frame.page.run()
     except CheckpointError as error:
-        problem = t("problem.model", reason=error)
+        problem = t(f"problem.model.{error.code}", **error.numbers)
         st.html(f'<p class="he-notice he-notice-error" role="alert">{to_html(problem)}</p>')
 
 

@@ -417,16 +417,18 @@ def cost_line(kind: str) -> None:
 def text_table(routed: Routed) -> None:
     """The table twin of the strips: every choice of the picked layer."""
     trace, layer = routed.trace, routed.trace.layers[routed.pick.layer]
+    names = [t("table.token"), t("table.head")]
+    for k in range(layer.top_k):
+        names += [t(f"table.{what}", choice=k + 1) for what in ("expert", "gate", "kept")]
     rows = []
     for s in range(layer.sub_tokens):
         token, head = divmod(s, layer.heads)
-        row = {t("table.token"): token_name(trace.input.tokens[token].text),
-               t("table.head"): head + 1}  # fmt: skip
+        cells = [token_name(trace.input.tokens[token].text), head + 1]
         for k in range(layer.top_k):
-            row[t("table.expert", choice=k + 1)] = int(layer.expert[s, k]) + 1
-            row[t("table.gate", choice=k + 1)] = round(float(layer.gate[s, k]), 3)
-            row[t("table.kept", choice=k + 1)] = bool(layer.kept[s, k])
-        rows.append(row)
+            cells.append(int(layer.expert[s, k]) + 1)
+            cells.append(round(float(layer.gate[s, k]), 3))
+            cells.append(bool(layer.kept[s, k]))
+        rows.append(dict(zip(names, cells, strict=True)))
     kit.table(rows, caption=t("table.routing", layer=layer.layer + 1))
 
 
@@ -436,10 +438,11 @@ def picture_table(routed: Routed) -> None:
     first = layer.expert[:, 0].reshape(-1, layer.heads) + 1
     distinct = routing.distinct_experts(layer)
     columns = routed.trace.input.grid[1]
+    heads = [t("table.head_n", head=h + 1) for h in range(layer.heads)]
+    names = [t("table.row"), t("table.column"), *heads, t("table.distinct")]
     rows = [
-        {t("table.row"): p // columns + 1, t("table.column"): p % columns + 1,
-         **{t("table.head_n", head=h + 1): int(first[p, h]) for h in range(layer.heads)},
-         t("table.distinct"): int(distinct[p])}
+        dict(zip(names, (p // columns + 1, p % columns + 1, *first[p].tolist(), int(distinct[p])),
+                 strict=True))
         for p in range(len(first))
     ]  # fmt: skip
     kit.table(rows, caption=t("table.routing", layer=layer.layer + 1))

@@ -185,4 +185,4 @@ def stored_run(name: str) -> tuple[dict, dict[str, np.ndarray]]:
             return facts, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise checkpoint.CheckpointError(f"{path.name}: {reason}") from None
+        raise checkpoint.CheckpointError(f"{path.name}: {reason}", file=path.name) from None

@@ -27,10 +27,10 @@ def choose_language() -> None:
 
 def lang() -> str:
     """The visitor's language: the switch, else the link, else the browser's locale."""
-    for asked in (st.session_state.get(LANG), st.query_params.get("lang")):
-        if asked in language.LANGUAGES:
-            return asked
-    return language.from_locale(st.context.locale)
+    if (switched := st.session_state.get(LANG)) in language.LANGUAGES:
+        return switched  # asked hundreds of times a run, so the link is not looked at in vain
+    linked = st.query_params.get("lang")
+    return linked if linked in language.LANGUAGES else language.from_locale(st.context.locale)
 
 
 def t(key: str, **values: object) -> str:

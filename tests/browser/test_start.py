@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 
 import pytest
-from harness import ROOT, settle
+from harness import ROOT, running_server, settle
 from PIL import Image
 from playwright.sync_api import Page, expect
 
 from mhmoe.layers import WhatIf
-from mhmoe.models import engine
+from mhmoe.models import checkpoint, engine
 from mhmoe.models.images import decode
 from mhmoe.ui import language
 from mhmoe.ui.runs import CAPACITIES
@@ -215,6 +216,27 @@ def test_a_broken_picture_is_named_and_the_last_one_stays(server, visit):
     expect(page.get_by_text(sentence)).to_have_count(0)
     settle(page)
     assert source.get_attribute("href") != before
+
+
+@pytest.mark.parametrize("lang", list(language.LANGUAGES))
+def test_damaged_weights_give_a_sentence(visit, tmp_path, monkeypatch, lang):
+    models = tmp_path / "assets" / "models"
+    shutil.copytree(ROOT / "assets" / "models", models)
+    weights = models / "text-mhmoe.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    monkeypatch.setenv("MHMOE_MODELS", str(models))
+    with running_server(tmp_path) as url:
+        page = visit(f"{url}/?lang={lang}")
+        said = page.locator(".he-notice-error")
+        numbers = {
+            "file": weights.name,
+            "found": checkpoint.digest(weights)[:12],
+            "expected": checkpoint.card("text-mhmoe")["sha256"][:12],
+        }
+        expect(said).to_have_text(words(lang, "problem.model.damaged", **numbers))
+        page.close()  # before its server, which it would miss aloud
 
 
 def test_heads_and_experts_always_run_and_say_what_they_are(server, visit):
