@@ -50,7 +50,7 @@ def sentence(default: str) -> str:
         kit.notice("warning", t("problem.blank"))
         return st.session_state.get("_good_text", default)
     if st.session_state.get("_good_text", text) != text:
-        kit.remember(token=None)  # it belonged to the sentence before
+        st.session_state["_typed"] = True
     st.session_state["_good_text"] = text
     return text
 
@@ -307,6 +307,8 @@ def _from_view(
     sha = rows[int(asked.endswith("-smoe"))].traces[0].source.sha256
     if view.hash and sha and not sha.startswith(view.hash):
         kit.notice("info", t("link.stale"))
+    if st.session_state.get("_typed") and (view.token or 0) >= trace.input.count:
+        kit.remember(token=None)  # it belonged to a longer sentence, not to a wrong link
     view = kit.fit(layer=(0, len(trace.layers) - 1), token=(0, trace.input.count - 1))
     outcome = capacities.index(view.capacity) if view.capacity in capacities else start.outcome
     return Pick(
