@@ -12,8 +12,7 @@ from torch import Tensor
 
 def demand(expert_NK: Tensor, experts: int) -> Tensor:
     """[E] how often each expert was chosen, before capacity; -1 is padding."""
-    chosen = expert_NK[expert_NK >= 0]
-    return torch.bincount(chosen, minlength=experts)
+    return torch.bincount(expert_NK.flatten() + 1, minlength=experts + 1)[1:]
 
 
 def importance(expert_NK: Tensor, gate_NK: Tensor, experts: int) -> Tensor:

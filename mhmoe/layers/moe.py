@@ -150,7 +150,8 @@ class MoELayer(nn.Module):
     ) -> LayerTrace:
         c = self.config
         real = row["expert"][:, 0] >= 0  # only padding has no first choice
-        scalars = losses.all_losses(*(row[n][real] for n in ("logits", "probs", "expert", "gate")))
+        rows = [row[n] for n in ("logits", "probs", "expert", "gate")]
+        scalars = losses.all_losses(*(rows if real.all() else (r[real] for r in rows)))
         kept = row["expert"].masked_fill(~row["kept"], -1)
         return LayerTrace(
             layer=block,

@@ -281,6 +281,7 @@ def _forward(loaded: Loaded, inputs: torch.Tensor, what_if: WhatIf, vectors: boo
         return loaded.model(inputs, what_if=what_if, with_places=True, with_vectors=vectors)
 
 
+@torch.inference_mode()
 def _traces(
     loaded: Loaded, run: Run, source: TextInput | ImageInput, nats: np.ndarray | None, vectors: bool
 ) -> list[RoutingTrace]:
