@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -99,6 +101,17 @@ def close_frame(frame: Frame, status: str) -> None:
             home=frame.slug == HOME,
             query=session.address_query(),
         )
+    _spare_the_collector()
+
+
+@cache
+def _spare_the_collector() -> None:
+    """Once in a process, after its first page: what is imported and loaded by now is no garbage.
+
+    Streamlit collects after every run while all threads wait, and would look through torch again
+    each time (90 ms, most of a click).
+    """
+    gc.freeze()
 
 
 def ensure(slug: str) -> None:
