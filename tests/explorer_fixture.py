@@ -425,7 +425,7 @@ def payload(
         "token": token,
         "outcome": outcome,
         "layers": list(range(LAYERS)),
-        "outcomes": [{"label": "∞" if math.isinf(f) else f"{f:g}"} for f in FACTORS],
+        "outcomes": [{"label": "∞" if math.isinf(f) else f"{f:g}", "ready": True} for f in FACTORS],
         "models": models,
         ("image" if kind == "image" else "text"): picture(grid, grid) if kind == "image" else text,
         "stage": stage(routers[model], model, layer, token, name),

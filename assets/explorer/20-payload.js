@@ -10,15 +10,17 @@ function bytesOf(base64) {
 const NO_CHOICE = 255;
 const DROPPED = 128;
 
-/** Who chose whom, in one model: bytes [outcome][layer][token][head][choice]. */
+/** Who chose whom, in one model: bytes [outcome][layer][token][head][choice], of the outcomes that are ready. */
 class Choices {
-  constructor(model, layers, tokens) {
+  constructor(model, layers, tokens, outcomes) {
     Object.assign(this, { heads: model.heads, k: model.k, layers, tokens });
     this.bytes = bytesOf(model.choice);
+    let ready = 0;
+    this.place = outcomes.map((outcome) => (outcome.ready ? ready++ : -1));
   }
 
   at(outcome, layer, token, head, choice) {
-    const i = (((outcome * this.layers + layer) * this.tokens + token) * this.heads + head) * this.k + choice;
+    const i = (((this.place[outcome] * this.layers + layer) * this.tokens + token) * this.heads + head) * this.k + choice;
     const byte = this.bytes[i] ?? NO_CHOICE;
     return byte === NO_CHOICE ? null : { expert: byte % DROPPED, dropped: byte >= DROPPED };
   }

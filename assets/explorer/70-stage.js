@@ -97,8 +97,9 @@ class Stage {
   /** While the browser idles, the other outcomes are drawn too: then scrubbing only swaps drawings. */
   stock() {
     forgetIdle(this.stocking);
-    const next = range(this.explorer.data.outcomes.length).find((outcome) => !this.shelf.has(outcome));
-    if (next === undefined) return;
+    const { outcomes } = this.explorer.data;
+    const next = outcomes.findIndex(({ ready }, outcome) => ready && !this.shelf.has(outcome));
+    if (next < 0) return;
     this.stocking = whenIdle(() => {
       this.drawingOf(next);
       this.stock();

@@ -1,5 +1,6 @@
-// Part 10, the whole: one explorer per mounted element. Python sends `data`; the only answer is the state
-// "pick" = {model, layer, token, outcome}: one message per click or released thumb.
+// Part 10, the whole: one explorer per mounted element. Python sends `data`; the answers are the state
+// "pick" = {model, layer, token, outcome}: one message per click or released thumb; and, while some outcomes
+// are missing, the state "rest", which asks for them.
 
 const PICK_PATIENCE_MS = 5000; // how long an unanswered pick outranks what Python sends
 const KEY_REST_MS = 350; // held arrow keys become one message
@@ -57,21 +58,31 @@ class Explorer {
 
   // ── data from Python ────────────────────────────────────────────────────────────────────
 
-  update(data, send) {
+  update(data, send, ask) {
     const before = this.data;
-    this.data = data;
-    this.send = send;
+    Object.assign(this, { data, send, ask });
     this.family = getComputedStyle(this.root).fontFamily || "sans-serif";
     const words = this.changed("words", [data.say, data.present, data.kind]);
-    const scene = this.changed("scene", [data.kind, data.layers, data.outcomes, data.text, data.image, data.models]);
+    const labels = data.outcomes.map(({ label }) => label);
+    const frames = data.models.map(({ choice, readings, ...frame }) => frame);
+    const scene = this.changed("scene", [data.kind, data.layers, labels, data.text, data.image, frames]);
+    const choices = this.changed("choices", [data.outcomes, data.models]) || scene;
     this.adopt(before, scene);
-    if (this.changed("stage", [data.stage, data.outcomes.length]) || words) this.version += 1;
-    if (scene) this.choices = data.models.map((model) => new Choices(model, data.layers.length, this.tokenCount));
+    if (!grownFrom(before?.stage, data.stage) || words || scene) this.version += 1;
+    if (choices) this.choices = data.models.map((model) => new Choices(model, data.layers.length, this.tokenCount, data.outcomes));
     if (words || scene) this.build(words);
     if (this.changed("palette", [data.palette, data.scale])) this.paintPalette();
     this.show();
     this.stage.draw();
     if (scene) this.later("reveal", () => this.strips.reveal());
+    if (data.rest && data.rest !== this.asked) this.later("rest", () => setTimeout(() => this.askForRest(data.rest)));
+  }
+
+  /** The outcomes that Python has not computed yet, once the one it sent is painted. */
+  askForRest(name) {
+    if (!this.connected || this.data.rest !== name) return;
+    this.asked = name;
+    this.ask(name);
   }
 
   changed(name, value) {
@@ -98,7 +109,7 @@ class Explorer {
       model: clamp(this.selection.model, 0, this.data.models.length - 1),
       layer: clamp(this.selection.layer, 0, this.data.layers.length - 1),
       token: clamp(this.selection.token, 0, this.tokenCount - 1),
-      outcome: clamp(this.selection.outcome, 0, this.data.outcomes.length - 1),
+      outcome: this.data.outcomes[this.selection.outcome]?.ready ? this.selection.outcome : outcome,
     };
   }
 
@@ -176,6 +187,7 @@ class Explorer {
     if (!data.present) (data.kind === "image" ? this.maps : this.strips).show();
     this.layerPicker.show(selection.layer);
     const { label } = data.outcomes[selection.outcome];
+    this.thumb.disabled = data.outcomes.some((outcome) => !outcome.ready);
     if (Number(this.thumb.value) !== selection.outcome) this.thumb.value = selection.outcome;
     this.thumb.style.setProperty("--done", data.outcomes.length > 1 ? selection.outcome / (data.outcomes.length - 1) : 1);
     write(this.thumbValue, label);
@@ -291,6 +303,14 @@ class Explorer {
 
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
+/** Whether a stage says what the one before it said, and at most has more outcomes now. */
+function grownFrom(before, after) {
+  if (!before || !after) return before === after;
+  const { outcomes: had, ...frame } = before;
+  const { outcomes: has, ...now } = after;
+  return same(frame, now) && had.length === has.length && had.every((outcome, i) => outcome === null || same(outcome, has[i]));
+}
+
 const explorers = new WeakMap();
 
 /** Streamlit calls this on mount and on every change of data. */
@@ -298,6 +318,6 @@ export default function explore({ data, parentElement, setStateValue }) {
   if (!explorers.has(parentElement)) explorers.set(parentElement, new Explorer(parentElement));
   const explorer = explorers.get(parentElement);
   explorer.connect();
-  explorer.update(data, (pick) => setStateValue("pick", pick));
+  explorer.update(data, (pick) => setStateValue("pick", pick), (rest) => setStateValue("rest", rest));
   return () => explorer.disconnect();
 }

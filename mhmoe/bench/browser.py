@@ -65,6 +65,10 @@ def timed(page: Page, event: str, act, conditions: list[dict]) -> float:
 
 
 def rest(page: Page) -> None:
-    """Wait until the script is over and the page has idled: nothing of the past is left to do."""
-    page.locator(IDLE).wait_for()
-    page.evaluate("() => benchClock.idle()")
+    """Wait until the script is over and the page has idled: nothing of the past is left to do.
+
+    Twice, because what was drawn first may ask for more.
+    """
+    for _ in range(2):
+        page.locator(IDLE).wait_for()
+        page.evaluate("() => benchClock.idle()")

@@ -35,12 +35,18 @@ _component = st.components.v2.component(
 
 @dataclass(frozen=True)
 class Row:
-    """One model's row: its name and one trace per outcome of the scrubbed control."""
+    """One model's row: its name and one trace per outcome of the scrubbed control; None where it
+    is not computed yet."""
 
     name: str
-    traces: tuple[RoutingTrace, ...]
+    traces: tuple[RoutingTrace | None, ...]
     badge: str = ""
     note: str = ""
+
+    @property
+    def any(self) -> RoutingTrace:
+        """A trace for what all outcomes share: the input, the layers' shapes."""
+        return next(trace for trace in self.traces if trace is not None)
 
 
 @dataclass(frozen=True)
@@ -57,22 +63,34 @@ def explorer(
     key: str,
     rows: Sequence[Row],
     labels: Sequence[str],
-    start: Pick,
+    pick: Pick,
     *,
     picture: np.ndarray | None = None,
     present: bool = False,
     stage: bool = True,
-    at: Pick | None = None,
-) -> Pick:
-    """Draw it at the visitor's latest pick, or at ``start``; returns what is drawn.
+    rest: str | None = None,
+) -> None:
+    """Draw it at ``pick``.
 
-    ``at`` overrules both: for pages whose pick comes from more than one place.
+    ``rest`` names what is drawn while some outcomes are still missing. Once the browser has
+    painted the others it asks for these, and :func:`asked_for_rest` then says that name.
     """
-    pick = at or latest(key, rows, len(labels)) or start
     data = payload(rows, labels, pick, picture=picture, present=present, stage=stage)
+    data["rest"] = rest
     data["say"] = language.section(lang(), "explorer")
-    _component(key=key, data=data, on_pick_change=lambda: None)
-    return pick
+    _component(key=key, data=data, on_pick_change=lambda: None, on_rest_change=lambda: None)
+
+
+def asked_for_rest(key: str) -> str | None:
+    """The name of what the browser wants the missing outcomes of."""
+    return (st.session_state.get(key) or {}).get("rest")
+
+
+def latest_outcome(key: str, outcomes: int) -> int | None:
+    """The outcome the visitor scrubbed to last, whatever the input is now."""
+    sent = (st.session_state.get(key) or {}).get("pick")
+    value = sent.get("outcome") if hasattr(sent, "get") else None
+    return int(value) if isinstance(value, int | float) and 0 <= value < outcomes else None
 
 
 def latest(key: str, rows: Sequence[Row], outcomes: int) -> Pick | None:
@@ -80,7 +98,7 @@ def latest(key: str, rows: Sequence[Row], outcomes: int) -> Pick | None:
     sent = (st.session_state.get(key) or {}).get("pick")
     if not hasattr(sent, "get"):
         return None
-    trace = rows[0].traces[0]
+    trace = rows[0].any
     bounds = {
         "model": len(rows),
         "layer": len(trace.layers),
@@ -104,18 +122,21 @@ def payload(
     stage: bool = True,
 ) -> dict:
     """Everything the browser draws, without the words."""
-    first = rows[0].traces[0]
+    first = rows[0].any
     data = {
         "kind": first.input.kind,
         "present": present,
         "scale": list(SEQUENTIAL),
-        "palette": expert_colours(max(t.layers[0].experts for r in rows for t in r.traces)),
+        "palette": expert_colours(max(row.any.layers[0].experts for row in rows)),
         "model": pick.model,
         "layer": pick.layer,
         "token": pick.token,
         "outcome": pick.outcome,
         "layers": [layer.layer for layer in first.layers],
-        "outcomes": [{"label": label} for label in labels],
+        "outcomes": [
+            {"label": label, "ready": trace is not None}
+            for label, trace in zip(labels, rows[0].traces, strict=True)
+        ],
         "models": [_model(row) for row in rows],
         "stage": _stage(rows, pick) if stage else None,
     }
@@ -164,8 +185,8 @@ def token_name(text: str) -> str:
 
 
 def _model(row: Row) -> dict:
-    layer = row.traces[0].layers[0]
-    choices = np.stack([[_choice(layer) for layer in t.layers] for t in row.traces])
+    layer = row.any.layers[0]
+    choices = [[_choice(layer) for layer in trace.layers] for trace in row.traces if trace]
     return {
         "name": row.name,
         "badge": row.badge,
@@ -173,8 +194,8 @@ def _model(row: Row) -> dict:
         "heads": layer.heads,
         "experts": layer.experts,
         "k": layer.top_k,
-        "choice": _b64(choices),
-        "readings": [_reading(t) for t in row.traces],
+        "choice": _b64(np.stack(choices)),
+        "readings": [None if trace is None else _reading(trace) for trace in row.traces],
     }
 
 
@@ -198,9 +219,9 @@ def _reading(trace: RoutingTrace) -> dict:
 
 
 def _stage(rows: Sequence[Row], pick: Pick) -> dict:
-    traces = rows[pick.model].traces
-    layer = traces[0].layers[pick.layer]
-    source = traces[0].input
+    model = rows[pick.model]
+    layer = model.any.layers[pick.layer]
+    source = model.any.input
     if source.kind == "text":
         name = token_in_word(source, pick.token)
     else:
@@ -215,7 +236,10 @@ def _stage(rows: Sequence[Row], pick: Pick) -> dict:
         "experts": layer.experts,
         "k": layer.top_k,
         "width": layer.vectors["x"].shape[1],
-        "outcomes": [_journey(t.layers[pick.layer], pick.token) for t in traces],
+        "outcomes": [
+            None if trace is None else _journey(trace.layers[pick.layer], pick.token)
+            for trace in model.traces
+        ],
     }
 
 

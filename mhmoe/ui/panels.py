@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy as np
 import streamlit as st
@@ -14,7 +15,15 @@ from mhmoe.layers import MoELayer, keep_top_k
 from mhmoe.models.images import ImageProblem
 from mhmoe.trace import RoutingTrace
 from mhmoe.ui import kit, runs
-from mhmoe.ui.explorer import Pick, Row, explorer, token_name
+from mhmoe.ui.explorer import (
+    Pick,
+    Row,
+    asked_for_rest,
+    explorer,
+    latest,
+    latest_outcome,
+    token_name,
+)
 from mhmoe.ui.kit import Tile, t
 from mhmoe.ui.language import ASSETS
 from mhmoe.ui.runs import ModelKey
@@ -22,8 +31,6 @@ from mhmoe.ui.runs import ModelKey
 SAMPLES = ASSETS / "samples"
 UNLIMITED = "∞"
 DEFAULT_SHAPE = {"heads": 4, "experts": runs.TRAINED_EXPERTS}
-
-Traces = Callable[[ModelKey], tuple[RoutingTrace, ...]]
 
 
 @dataclass(frozen=True)
@@ -173,12 +180,8 @@ def source_of(kind: str, heads: int, experts: int) -> str:
 
 def _limited(kind: str) -> bool:
     """Whether a capacity limit is set; the models were trained without one."""
-    pick = (st.session_state.get(f"explorer-{kind}") or {}).get("pick")
-    if pick:
-        values = runs.CAPACITIES if kind == "text" else runs.PICTURE_CAPACITIES
-        return pick.get("outcome") != len(values) - 1
-    view = kit.view()
-    return view.capacity is not None and (view.model or "text").startswith(kind)
+    values = runs.CAPACITIES if kind == "text" else runs.PICTURE_CAPACITIES
+    return values[_outcome(kind, values)] is not None
 
 
 def notice(routed: Routed) -> None:
@@ -203,7 +206,8 @@ def masked_cost(text: str, heads: int, experts: int) -> None:
     key = ModelKey("text", heads, experts)
     if key.state == "masked":
         now, full = (
-            runs.text_traces(k, text)[-1].bits_per_byte for k in (key, ModelKey("text", heads))
+            runs.text_traces(k, text, (None,))[0].bits_per_byte
+            for k in (key, ModelKey("text", heads))
         )
         if now is not None:
             kit.write(t("start.masked_cost", experts=experts, now=f"{now:.2f}", full=f"{full:.2f}"))
@@ -239,51 +243,101 @@ def _nearest(asked: int | None, stops: tuple[int, ...], default: int) -> int:
 
 def text_panel(text: str, heads: int, experts: int) -> Routed:
     """Strips of both models and the stage, for a sentence."""
-    rows = _pair("text", heads, experts, lambda key: runs.text_traces(key, text))
-    _say_what_was_cut(text, rows[0].traces[0])
-    second = min(1, rows[0].traces[0].input.count - 1)  # the first token has nothing before it
-    start = Pick(0, 1, second, len(runs.CAPACITIES) - 1)
-    return _explore("text", rows, runs.CAPACITIES, start)
+    source = Source(
+        "text",
+        text,
+        runs.CAPACITIES,
+        lambda key: runs.text_known(key, text),
+        lambda key, capacities: runs.text_traces(key, text, capacities),
+    )
+    rows, outcome, rest = _pair(source, heads, experts)
+    trace = rows[0].any
+    _say_what_was_cut(text, trace)
+    second = min(1, trace.input.count - 1)  # the first token has nothing before it
+    return _explore(source, rows, Pick(0, 1, second, outcome), rest)
 
 
 def picture_panel(image, checksum: str, heads: int, experts: int) -> Routed:
     """Maps of both models and the stage of one patch, for a picture."""
-    rows = _pair("image", heads, experts, lambda key: runs.image_traces(key, checksum, image))
-    first = rows[0].traces[0]
-    centre = first.input.count // 2 + first.input.grid[1] // 2
-    start = Pick(0, len(first.layers) - 1, centre, len(runs.PICTURE_CAPACITIES) - 1)
-    return _explore("image", rows, runs.PICTURE_CAPACITIES, start, picture=image.pixels)
+    source = Source(
+        "image",
+        checksum,
+        runs.PICTURE_CAPACITIES,
+        lambda key: runs.image_known(key, checksum),
+        lambda key, capacities: runs.image_traces(key, checksum, image, capacities),
+    )
+    rows, outcome, rest = _pair(source, heads, experts)
+    trace = rows[0].any
+    centre = trace.input.count // 2 + trace.input.grid[1] // 2
+    start = Pick(0, len(trace.layers) - 1, centre, outcome)
+    return _explore(source, rows, start, rest, picture=image.pixels)
 
 
-def _pair(kind: str, heads: int, experts: int, trace: Traces) -> tuple[Row, Row]:
-    """The model of the sliders above plain SMoE."""
-    upper, lower = ModelKey(kind, heads, experts), ModelKey(kind, 1)
-    return _row(upper, trace(upper)), _row(lower, trace(lower))
+@dataclass(frozen=True)
+class Source:
+    """Where a panel's traces come from: the family of models, and one input's name."""
+
+    kind: str
+    name: str
+    capacities: tuple[float | None, ...]
+    known: Callable[[ModelKey], runs.Outcomes]
+    traces: Callable[[ModelKey, tuple[float | None, ...]], tuple[RoutingTrace, ...]]
+
+    @property
+    def component(self) -> str:
+        return f"explorer-{self.kind}"
+
+
+def _pair(source: Source, heads: int, experts: int) -> tuple[tuple[Row, Row], int, str | None]:
+    """The model of the sliders above plain SMoE; the outcome to show; and, where only that one
+    was computed, the name by which the browser asks for the others once it is drawn."""
+    keys = ModelKey(source.kind, heads, experts), ModelKey(source.kind, 1)
+    outcome = _outcome(source.kind, source.capacities)
+    name = sha256(repr((keys, source.name)).encode("utf-8", "replace")).hexdigest()[:16]
+    every = source.capacities
+    whole = asked_for_rest(source.component) == name or all(
+        source.known(key).keys() >= set(every) for key in keys
+    )
+    wanted = range(len(every)) if whole else (outcome,)
+    rows = []
+    for key in keys:
+        found = dict(zip(wanted, source.traces(key, tuple(every[i] for i in wanted)), strict=True))
+        rows.append(_row(key, tuple(found.get(i) for i in range(len(every)))))
+    return tuple(rows), outcome, None if whole else name
+
+
+def _outcome(kind: str, capacities: tuple[float | None, ...]) -> int:
+    """The capacity factor to show, as an index: the one under the thumb, else the link's."""
+    latest = latest_outcome(f"explorer-{kind}", len(capacities))
+    if latest is not None:
+        return latest
+    view = kit.view()
+    asked = (view.model or "text-mhmoe").startswith(kind) and view.capacity in capacities
+    return capacities.index(view.capacity) if asked else len(capacities) - 1
 
 
 def _explore(
-    kind: str,
+    source: Source,
     rows: tuple[Row, Row],
-    capacities: tuple[float | None, ...],
     start: Pick,
+    rest: str | None,
     picture: np.ndarray | None = None,
 ) -> Routed:
+    capacities = source.capacities
     labels = [UNLIMITED if c is None else f"{c:g}" for c in capacities]
-    pick = explorer(
-        f"explorer-{kind}",
-        rows,
-        labels,
-        _from_view(kind, rows, capacities, start),
-        picture=picture,
-        present=kit.view().present,
+    from_view = _from_view(source.kind, rows, start)  # also says what the link asked in vain
+    pick = latest(source.component, rows, len(labels)) or from_view
+    pick = replace(pick, outcome=start.outcome)
+    explorer(
+        source.component, rows, labels, pick, picture=picture, present=kit.view().present, rest=rest
     )
-    if _touched(kind, pick):
+    if _touched(source.kind, pick):
         kit.remember(
-            model=f"{kind}-{'mhmoe' if pick.model == 0 else 'smoe'}",
+            model=f"{source.kind}-{'mhmoe' if pick.model == 0 else 'smoe'}",
             layer=pick.layer,
             token=pick.token,
             capacity=capacities[pick.outcome],
-            hash=rows[pick.model].traces[0].source.sha256[:8] or None,
+            hash=rows[pick.model].any.source.sha256[:8] or None,
         )
     return Routed(rows, capacities, pick)
 
@@ -295,31 +349,28 @@ def _touched(kind: str, pick: Pick) -> bool:
     return before is not None and before != pick
 
 
-def _from_view(
-    kind: str, rows: tuple[Row, Row], capacities: tuple[float | None, ...], start: Pick
-) -> Pick:
+def _from_view(kind: str, rows: tuple[Row, Row], start: Pick) -> Pick:
     """The pick that the link asks for, where it concerns this panel."""
     view = kit.view()
     asked = view.model or "text-mhmoe"
     if not asked.startswith(kind):
         return start
-    trace = rows[0].traces[0]
-    sha = rows[int(asked.endswith("-smoe"))].traces[0].source.sha256
+    trace = rows[0].any
+    sha = rows[int(asked.endswith("-smoe"))].any.source.sha256
     if view.hash and sha and not sha.startswith(view.hash):
         kit.notice("info", t("link.stale"))
     if st.session_state.get("_typed") and (view.token or 0) >= trace.input.count:
         kit.remember(token=None)  # it belonged to a longer sentence, not to a wrong link
     view = kit.fit(layer=(0, len(trace.layers) - 1), token=(0, trace.input.count - 1))
-    outcome = capacities.index(view.capacity) if view.capacity in capacities else start.outcome
     return Pick(
         int(asked.endswith("-smoe")),
         start.layer if view.layer is None else view.layer,
         start.token if view.token is None else view.token,
-        outcome,
+        start.outcome,
     )
 
 
-def _row(key: ModelKey, traces: tuple[RoutingTrace, ...]) -> Row:
+def _row(key: ModelKey, traces: tuple[RoutingTrace | None, ...]) -> Row:
     name = "SMoE" if key.heads == 1 else "MH-MoE"
     badge = "" if key.state == "trained" else t(f"start.{key.state}")
     return Row(name, traces, badge=badge)

@@ -49,7 +49,7 @@ class Scene:
 
     @property
     def trace(self) -> RoutingTrace:
-        return self.rows[self.pick.model].traces[0]
+        return self.rows[self.pick.model].any
 
     @property
     def layer(self) -> LayerTrace:
@@ -99,7 +99,7 @@ def choose(text: str) -> Scene:
         for name, key in zip(NAMES, KEYS, strict=True)
     )
     pick = _latest_pick(rows)
-    explorer(STRIP, rows, ("",), pick, stage=False, at=pick)
+    explorer(STRIP, rows, ("",), pick, stage=False)
     scene = Scene(text, rows, pick)
     if scene.layer.heads > 1:
         scene = replace(scene, head=_subtoken(scene.layer.heads))
@@ -135,19 +135,19 @@ def _latest_pick(rows: Sequence[Row]) -> Pick:
             model=f"text-{'mhmoe' if pick.model == 0 else 'smoe'}",
             layer=pick.layer,
             token=pick.token,
-            hash=rows[pick.model].traces[0].source.sha256[:8] or None,
+            hash=rows[pick.model].any.source.sha256[:8] or None,
         )
     return pick
 
 
 def _from_view(rows: Sequence[Row]) -> Pick:
-    view, trace = kit.view(), rows[0].traces[0]
+    view, trace = kit.view(), rows[0].any
     start = Pick(0, min(1, len(trace.layers) - 1), min(1, trace.input.count - 1))
     asked = view.model or "text-mhmoe"
     if not asked.startswith("text"):
         return start
     model = int(asked.endswith("-smoe"))
-    sha = rows[model].traces[0].source.sha256
+    sha = rows[model].any.source.sha256
     if view.hash and sha and not sha.startswith(view.hash):
         kit.notice("info", t("link.stale"))
     view = kit.fit(layer=(0, len(trace.layers) - 1), token=(0, trace.input.count - 1))
@@ -282,7 +282,7 @@ def stage(scene: Scene) -> None:
     """VG-22: the explorer's stage, for the model that is followed."""
     row = (scene.rows[scene.pick.model],)
     here = replace(scene.pick, model=0)
-    explorer(STAGE, row, ("",), here, at=here)
+    explorer(STAGE, row, ("",), here)
     st.html('<p class="he-muted"><b>VG-22</b></p>')
     kit.identity_line(routing.identities(scene.layer))
 

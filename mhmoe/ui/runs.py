@@ -1,4 +1,4 @@
-"""Model runs for pages: cached, one visitor's heavy work at a time per core, never a traceback.
+"""Model runs for pages: cached, a few visitors' heavy work at a time, never a traceback.
 
 Traces are shared between visitors and never changed. Everything is keyed by values: model,
 text or the picture's checksum, what-if.
@@ -40,7 +40,12 @@ EXPERTS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 
 Result = TypeVar("Result")
 
-_busy = BoundedSemaphore(max(1, (os.cpu_count() or 2) // 2))
+# Half of the cores stay with the server and the browser: threads of one run that share a core
+# with another program wait for each other at every barrier, which made a rerun five times slower.
+_cores = max(1, (os.cpu_count() or 2) // 2)
+_threads = min(4, _cores)
+torch.set_num_threads(_threads)
+_busy = BoundedSemaphore(_cores // _threads)
 
 
 @dataclass(frozen=True)
@@ -110,25 +115,67 @@ def model_facts(name: str) -> tuple[str, int] | None:
         return None
 
 
+#: One input under one model: its trace at each capacity factor that was asked for so far.
+Outcomes = dict[float | None, RoutingTrace]
+
+
 @st.cache_resource(max_entries=24, show_spinner=False)
-def text_traces(
-    key: ModelKey, text: str, capacities: tuple[float | None, ...] = CAPACITIES
-) -> tuple[RoutingTrace, ...]:
-    """One trace per capacity factor, the last the one asked for last; with activations."""
-    what_if = key.what_if(capacities)
-    return _run(lambda d: tuple(engine.trace_text(key.load(d), text, what_if, vectors=True)))
+def _text_outcomes(key: ModelKey, text: str) -> Outcomes:
+    return {}
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)
+def _image_outcomes(key: ModelKey, checksum: str) -> Outcomes:
+    return {}
+
+
+def text_traces(
+    key: ModelKey, text: str, capacities: tuple[float | None, ...]
+) -> tuple[RoutingTrace, ...]:
+    """One trace per capacity factor, with activations; only those not known yet are computed."""
+    return _completed(
+        _text_outcomes(key, text),
+        capacities,
+        lambda d, what_if: engine.trace_text(key.load(d), text, what_if, vectors=True),
+        key,
+    )
+
+
 def image_traces(
-    key: ModelKey,
-    checksum: str,
-    _image: DecodedImage,
-    capacities: tuple[float | None, ...] = PICTURE_CAPACITIES,
+    key: ModelKey, checksum: str, image: DecodedImage, capacities: tuple[float | None, ...]
 ) -> tuple[RoutingTrace, ...]:
     """As :func:`text_traces`, for a decoded picture named by its checksum."""
-    what_if = key.what_if(capacities)
-    return _run(lambda d: tuple(engine.trace_image(key.load(d), _image, what_if, vectors=True)))
+    return _completed(
+        _image_outcomes(key, checksum),
+        capacities,
+        lambda d, what_if: engine.trace_image(key.load(d), image, what_if, vectors=True),
+        key,
+    )
+
+
+def text_known(key: ModelKey, text: str) -> Outcomes:
+    """What :func:`text_traces` would answer without running a model."""
+    return _text_outcomes(key, text)
+
+
+def image_known(key: ModelKey, checksum: str) -> Outcomes:
+    return _image_outcomes(key, checksum)
+
+
+def _completed(
+    known: Outcomes,
+    capacities: tuple[float | None, ...],
+    work: Callable[[torch.device, WhatIf], list[RoutingTrace]],
+    key: ModelKey,
+) -> tuple[RoutingTrace, ...]:
+    if not known.keys() >= set(capacities):
+        with _busy:
+            # Another visitor may have computed them while this one waited.
+            if missing := tuple(c for c in capacities if c not in known):
+                what_if = key.what_if(missing)
+                traces = engine.on_device(lambda d: work(d, what_if), device())
+                known.update(zip(missing, traces, strict=True))
+    return tuple(known[c] for c in capacities)
 
 
 @st.cache_resource(max_entries=24, show_spinner=False)
