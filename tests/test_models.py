@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,7 +197,14 @@ def test_a_hidden_patch_is_really_hidden():
 
 @pytest.mark.parametrize("name", [*TINY, *SHIPPED])
 def test_counts(name):
-    config = TINY[name] if name in TINY else SHIPPED[name]
+    _counts(TINY[name] if name in TINY else SHIPPED[name])
+
+
+def test_counts_of_narrow_attention():
+    _counts(replace(TINY["text-smoe"], attention_width=8))
+
+
+def _counts(config):
     model = Transformer(config)
     counts = model.counts()
     assert counts["params_total"] == sum(p.numel() for p in model.parameters())
@@ -207,7 +215,7 @@ def test_counts(name):
     assert counts["params_active"] == counts["params_total"] - idle
     # every matrix is one multiplication per weight and token; positions, norms and the text
     # embedding are none, but the text's output is its embedding; attention adds 2 T D a block
-    macs = config.blocks * 2 * config.context * config.d_model
+    macs = config.blocks * 2 * config.context * (config.attention_width or config.d_model)
     for p_name, p in model.named_parameters():
         ffn = ".experts." in p_name or ".router." in p_name
         if p.dim() > 1 and p_name != "position" and not ffn:

@@ -77,6 +77,33 @@ def test_an_interrupted_run_is_the_uninterrupted_one(name, tmp_path, text_dir):
     assert len(whole.validation) == 6  # all of the eight times that fall on different steps
 
 
+def test_snapshots_are_the_weights_of_their_steps(tmp_path, text_dir):
+    whole = Job(tiny(snapshots=(2, 5)), tmp_path / "a", text_dir=text_dir)
+    whole.run()
+    short = Job(tiny(snapshots=(2, 5)), tmp_path / "b", text_dir=text_dir)
+    with pytest.raises(Cut):
+        short.run(cut_at(2))
+    kept = load_file(str(whole.snapshot(2)))
+    assert not short.snapshot(5).exists()
+    for name, weight in short.model.state_dict().items():
+        np.testing.assert_array_equal(kept[name], weight.half().numpy(), strict=True)
+    later = load_file(str(whole.snapshot(5)))
+    assert any((kept[name] != later[name]).any() for name in kept)
+    whole.discard()
+    assert not whole.snapshot(2).exists()
+
+
+@pytest.mark.parametrize("step", [0, 6, 7])
+def test_a_snapshot_lies_within_the_run(step, tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text(
+        'model = "text-dense"\ndata = "text"\nsteps = 6\nbatch = 6\nlearning_rate = 1e-3\n'
+        f"seed = 1\nsnapshots = [{step}]\n"
+    )
+    with pytest.raises(recipe.RecipeError, match=f"snapshots at \\[{step}\\] do not lie"):
+        Recipe.load(str(path))
+
+
 def test_another_seed_is_another_run(tmp_path, text_dir):
     runs = [Job(tiny(seed=seed, steps=1), tmp_path, text_dir=text_dir) for seed in (1, 2)]
     for job in runs:

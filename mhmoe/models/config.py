@@ -16,6 +16,7 @@ class ModelConfig:
     vocabulary  token ids; for images the raw values of a patch (side * side * 3)
     d_ff        inner width of the dense FFN; unused when ``moe`` is set
     patch       patch side in pixels, images only
+    attention_width  of all attention heads together; 0 is d_model
     """
 
     kind: str
@@ -27,6 +28,7 @@ class ModelConfig:
     d_ff: int = 0
     moe: MoEConfig | None = None
     patch: int = 0
+    attention_width: int = 0
 
     @property
     def router(self) -> str:
@@ -35,6 +37,10 @@ class ModelConfig:
     @property
     def heads(self) -> int:
         return self.moe.heads if self.moe else 1
+
+    @property
+    def d_attention(self) -> int:
+        return self.attention_width or self.d_model
 
     @property
     def grid(self) -> int:

@@ -31,14 +31,14 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads, self.causal = config.attention_heads, config.kind == "text"
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_attention, bias=False)
+        self.out = nn.Linear(config.d_attention, config.d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        B, T, D = x_BTD.shape
-        q, k, v = self.qkv(x_BTD).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        B, T, _ = x_BTD.shape
+        q, k, v = self.qkv(x_BTD).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        return self.out(y.transpose(1, 2).reshape(B, T, D))
+        return self.out(y.transpose(1, 2).reshape(B, T, -1))
 
 
 class Block(nn.Module):
@@ -149,8 +149,8 @@ class Transformer(nn.Module):
         c = self.config
         total = sum(p.numel() for p in self.parameters())
         active = total
-        D, T = c.d_model, c.context
-        macs = c.blocks * (4 * D * D + 2 * T * D) + c.vocabulary * D
+        D, T, A = c.d_model, c.context, c.d_attention
+        macs = c.blocks * (4 * D * A + 2 * T * A) + c.vocabulary * D
         if c.kind == "image":
             macs += c.vocabulary * D
         if c.moe is None:

@@ -135,6 +135,8 @@ class Job:
             spent = time.monotonic() - started
             if self.step in due:
                 self.validation.append({"step": self.step, **self.validate()})
+            if self.step in self.recipe.snapshots:
+                self.save_snapshot()
             if self.step % SAVE_EVERY == 0 or self.step == self.recipe.steps:
                 self.seconds += spent - counted
                 counted = spent
@@ -231,9 +233,28 @@ class Job:
         new.rename(last)
         shutil.rmtree(old, ignore_errors=True)
 
+    def save_snapshot(self) -> None:
+        """The weights of this step in float16, as a checkpoint holds them."""
+        folder = self.folder / "snapshots"
+        try:
+            folder.mkdir(exist_ok=True)
+            weights = {k: v.half().contiguous() for k, v in self.model.state_dict().items()}
+            new = folder / "new"
+            save_file(weights, str(new))
+            new.rename(self.snapshot(self.step))
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"The snapshot of step {self.step} could not be written to {folder} ({error}); "
+                "the state saved before is kept."
+            ) from None
+
+    def snapshot(self, step: int) -> Path:
+        """Where the weights of a step of ``recipe.snapshots`` are kept."""
+        return self.folder / "snapshots" / f"{step:06d}.safetensors"
+
     def discard(self) -> None:
         """Remove the saved state, so that the run starts anew."""
-        for name in ("last", "new", "old"):
+        for name in ("last", "new", "old", "snapshots"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def log(self) -> dict[str, torch.Tensor]:

@@ -21,7 +21,11 @@ class UnknownRecipe(RecipeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One run. ``model`` is the shape; ``balance``, ``importance``, ``z`` weigh the losses."""
+    """One run. ``model`` is the shape; ``balance``, ``importance``, ``z`` weigh the losses.
+
+    snapshots  steps after which the weights are kept as they are; a run begins at weights that
+               the seed alone gives, and ends at those of the checkpoint
+    """
 
     name: str
     model: ModelConfig
@@ -38,6 +42,7 @@ class Recipe:
     clip: float = 1.0
     mask_ratio: float = 0.5
     replay: bool = False
+    snapshots: tuple[int, ...] = ()
 
     @classmethod
     def load(cls, name: str, seed: int | None = None) -> Recipe:
@@ -49,9 +54,12 @@ class Recipe:
             data = tomllib.loads(path.read_text("utf-8"))
             shape = data.pop("model")
             model = SHIPPED[shape] if isinstance(shape, str) else ModelConfig.from_dict(shape)
+            data["snapshots"] = tuple(data.get("snapshots", ()))
             recipe = cls(name=path.stem, model=model, **data)
             if recipe.data != model.kind:
                 raise ValueError(f"a model of kind {model.kind} cannot learn from {recipe.data}")
+            if late := [step for step in recipe.snapshots if not 0 < step < recipe.steps]:
+                raise ValueError(f"snapshots at {late} do not lie between 0 and {recipe.steps}")
         except (OSError, TypeError, KeyError, ValueError) as error:
             raise RecipeError(f"The recipe {path.name} cannot be used: {error}") from None
         return recipe if seed is None else replace(recipe, seed=seed)
