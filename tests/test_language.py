@@ -31,6 +31,12 @@ VOCABULARY = {
     "combine": ("combine", "合并"),
     "importance": ("importance", "重要性"),
     "ffn": ("FFN", "前馈网络"),
+    "layer": ("layer", "层"),
+    "first-choice": ("first choice", "首选专家"),
+    "capacity-factor": ("capacity factor", "容量因子"),
+    "residual": ("residual", "残差"),
+    "cv": ("coefficient of variation (CV)", "变异系数（CV）"),
+    "bits-per-byte": ("bits per byte", "每字节比特数"),
 }
 
 
