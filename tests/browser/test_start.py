@@ -360,6 +360,22 @@ def test_a_cut_strip_fades_and_counts_what_is_out_of_sight(server, visit):
     expect(page.locator(".st-key-router-strip .more:visible")).to_have_count(0)
 
 
+@pytest.mark.parametrize("width", [360, 390])
+def test_a_phone_shows_the_stage_without_scrolling_sideways(server, visit, width):
+    page = visit(server, size=(width, 780))
+    expect(page.locator(STAGE)).to_have_attribute("data-ready", "true")
+    expect(page.locator(f"{STAGE} .scroller")).to_have_attribute("data-below", "false")
+
+
+@pytest.mark.parametrize("lang", list(language.LANGUAGES))
+def test_one_head_is_called_plain_smoe(server, visit, lang):
+    page = opened(visit, f"{server}/?lang={lang}&heads=1")
+    expect(page.locator(".st-key-explorer-text .note")).to_have_text(words(lang, "start.one_head"))
+    said = page.locator(".he-notice-this p").first
+    expect(said.locator(".he-term")).to_have_count(1)
+    expect(page.locator("body")).not_to_contain_text("[[")
+
+
 def test_words_of_the_controls_explain_themselves(server, visit):
     page = opened(visit, server)
     for term in ("capacity-factor", "layer", "bits-per-byte"):
