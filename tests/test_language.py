@@ -69,6 +69,18 @@ def test_every_text_renders(lang, key):
     assert language.lookup(lang, key, **values)
 
 
+def test_a_text_with_glossary_words_is_never_shown_as_plain_text():
+    root = language.ASSETS.parent
+    sources = [*(root / "mhmoe" / "ui").glob("*.py"), *(root / "pages").glob("*.py")]
+    plain = {
+        key
+        for path in sources
+        for key in re.findall(r'(?<!\w)t\(\s*"([\w.-]+)"', path.read_text("utf-8"))
+    }
+    assert {"start.box", "problem.blank"} <= plain
+    assert {key for key in plain if terms(language.table("en")[key])} == set()
+
+
 def test_every_chapter_has_a_title():
     assert {f"chapters.{chapter.slug}" for chapter in CHAPTERS} <= set(KEYS)
 

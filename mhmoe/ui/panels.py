@@ -214,7 +214,7 @@ def notice(routed: Routed) -> None:
     """What to look at, with the numbers of the picked layer."""
     layer = routed.rows[0].traces[routed.pick.outcome].layers[routed.pick.layer]
     if layer.heads == 1:
-        kit.what_to_notice(t("start.notice_plain"), kit.rich("start.notice_2"))
+        kit.what_to_notice(kit.rich("start.notice_plain"), kit.rich("start.notice_2"))
         return
     first = routing.first_choices(layer).mean()
     chance = routing.distinct_chance(routing.open_experts(layer), 1, layer.heads)
@@ -307,7 +307,8 @@ def picture_panel(image, checksum: str, heads: int, experts: int) -> Routed:
 def _pair(kind: str, heads: int, experts: int, trace: Traces) -> tuple[Row, Row]:
     """The model of the sliders above plain SMoE."""
     upper, lower = ModelKey(kind, heads, experts), ModelKey(kind, 1)
-    return _row(upper, trace(upper)), _row(lower, trace(lower))
+    note = t("start.one_head") if heads == 1 else ""  # tells two rows of SMoE apart
+    return _row(upper, trace(upper), note), _row(lower, trace(lower))
 
 
 def _explore(
@@ -374,10 +375,10 @@ def forget_lost_token(trace: RoutingTrace) -> None:
         kit.remember(token=None)
 
 
-def _row(key: ModelKey, traces: tuple[RoutingTrace, ...]) -> Row:
+def _row(key: ModelKey, traces: tuple[RoutingTrace, ...], note: str = "") -> Row:
     name = "SMoE" if key.heads == 1 else "MH-MoE"
     badge = "" if key.state == "trained" else t(f"start.{key.state}")
-    return Row(name, traces, badge=badge)
+    return Row(name, traces, badge=badge, note=note)
 
 
 def say_what_was_cut(text: str, trace: RoutingTrace) -> None:
