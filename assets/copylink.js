@@ -1,4 +1,5 @@
-// A button that copies the link to the current view, complete with the visitor's text.
+// A button that copies the link to the current view, complete with the visitor's text, and one
+// that opens the lecture view.
 
 // How long Python may take to answer. Browsers allow the clipboard for 5 s after a click.
 const ANSWER_MS = 4000;
@@ -12,8 +13,19 @@ function build(root) {
   field.type = "text";
   field.readOnly = true;
   field.hidden = true;
-  root.append(button, status, field);
-  return { button, status, field };
+  const present = document.createElement("button");
+  present.type = "button";
+  const label = document.createElement("span");
+  const hint = document.createElement("span");
+  hint.className = "hint";
+  hint.setAttribute("role", "tooltip");
+  hint.id = "hint";
+  present.setAttribute("aria-describedby", "hint");
+  present.append(label, hint);
+  present.addEventListener("keydown", (event) => event.key === "Escape" && (hint.hidden = true));
+  for (const start of ["focus", "pointerenter"]) present.addEventListener(start, () => (hint.hidden = false));
+  root.append(button, status, field, present);
+  return { button, status, field, present, label, hint };
 }
 
 /** The address of the app's root: everything before the page's own path. */
@@ -52,13 +64,20 @@ function ask(root, setStateValue) {
   setStateValue("asked", root.heAsked);
 }
 
-export default function ({ data, parentElement, setStateValue }) {
+export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
   const root = parentElement;
   const parts = (root.heParts ??= build(root));
   const before = root.heData;
   root.heData = data;
   parts.button.textContent = data.words.copy;
   parts.button.onclick = () => ask(root, setStateValue);
+  parts.label.textContent = data.words.present;
+  parts.present.setAttribute("aria-label", data.words.present);
+  parts.hint.textContent = data.words.present_hint;
+  parts.present.onclick = () => {
+    parts.present.blur(); // or the space bar would press it again, under the lecture view
+    setTriggerValue("present", true);
+  };
   parts.field.setAttribute("aria-label", data.words.copy);
   // A message about the previous view would be wrong beside the new one.
   if (before?.path !== data.path || before?.query !== data.query) {

@@ -14,12 +14,12 @@ FORMULAS = {
     r"(a)\ g = \operatorname{softmax}(\operatorname{KeepTopK}(h,k)),\quad"
     r"(b)\ g_e = p_e\,[e \in \text{top }k],\quad"
     r"(c)\ g_e = p_e \Big/ \sum_{j \in \text{top }k} p_j",
-    "product": r"H = x\,W,\qquad h_{se} = \sum_{i=1}^{d/h} x_{si}\,W_{ie}",
+    "product": r"H = x\,W_r,\qquad h_{se} = \sum_{i=1}^{d} x_{si}\,(W_r)_{ie}",
     "softmax": r"\operatorname{softmax}(h + c) = \operatorname{softmax}(h),\qquad "
     r"L_z = \tfrac{1}{B}\sum_x \Bigl(\log \sum_j e^{h_j(x)}\Bigr)^{2}",
     "mixture": r"y_k = \sum_{e\,\in\,\text{top }k} g_e(x)\,f_e(x),\qquad "
     r"\text{distance} = \lVert y_k - y_E \rVert \,/\, \lVert y_E \rVert",
-    "stack": r"y = \sum_{e} W_{\text{merge}}\,\bigl[g_{1e} f_e(x_1);\dots;g_{he} f_e(x_h)\bigr]",
+    "stack": r"y = \sum_{e} W_{\text{merge}}\,\bigl[g_{1e} f_e(x_1);\dots;g_{ne} f_e(x_n)\bigr]",
     "collapse": r"L = L_{\text{CE}} + \alpha\,E \sum_{e} f_e\,P_e",
 }
 
@@ -27,7 +27,8 @@ FORMULAS = {
 def section(name: str, scene: router.Scene, draw, *, badge="live", code="", paper=SHAZEER, **facts):
     """One picture: title, one sentence, the picture, and the drawer behind it."""
     values = scene.facts | facts
-    with kit.card(name, t(f"router.{name}_title", **values), kit.badge(badge)):
+    meaning = t(f"router.{name}_badge") if badge == "what-if" else ""  # both pictures are mixed
+    with kit.card(name, t(f"router.{name}_title", **values), kit.badge(badge, meaning)):
         kit.write(rich(f"router.{name}_lead", **values))
         draw(scene)
         if code:

@@ -5,7 +5,7 @@ from mhmoe.ui.kit import rich, t
 
 
 def page() -> None:
-    kit.hero(rich("start.claim"), rich("start.subtitle"))
+    kit.hero(rich("start.claim"), panels.subtitle())
     left, right = kit.columns(3, 1)
     with left:
         text = panels.sentence(t("start.sentence"))
@@ -19,10 +19,11 @@ def page() -> None:
         "sentence", t("start.sentence_title"), kit.badge(panels.source_of("text", heads, experts))
     ):
         routed = panels.text_panel(text, heads, experts)
+        panels.undecided(routed)
     panels.text_tiles(text, routed)
     panels.checks(routed)
 
-    with kit.drawer("shape", t("start.shape")):
+    with kit.drawer("shape", t("start.shape"), opened=panels.shape_was_linked()):
         kit.write(t("start.shape_lead"))
         panels.shape_controls()
         panels.masked_cost(text, heads, experts)
@@ -35,10 +36,11 @@ def page() -> None:
     with kit.card(
         "picture", t("start.picture_title"), kit.badge(panels.source_of("image", heads, experts))
     ):
-        kit.write(t("start.picture_lead"))
+        kit.write(panels.picture_lead())
         panels.sample_choice()
         panels.picture_notes(image)
         seen = panels.picture_panel(image, checksum, heads, experts)
+        panels.undecided(seen)
     panels.picture_tiles(seen)
     panels.checks(seen)
     panels.cost_line("image")
@@ -46,10 +48,11 @@ def page() -> None:
 
     kit.details(
         t("start.how"),
-        text=t("start.how_text"),
-        formula=r"g_e(x_{th}) = \operatorname{softmax}(W_r\,x_{th})_e \ \text{ for the } k"
-        r"\text{ largest},\qquad o_{th} = \sum_{e} g_e(x_{th})\, f_e(x_{th}),\qquad "
-        r"y_t = W_{\text{merge}}\,[\,o_{t1};\dots;o_{th}\,]",
+        text=rich("start.how_text"),
+        formula=r"[\,x_{t1};\dots;x_{tn}\,] = W_{\text{head}}\,x_t,\qquad "
+        r"g_e(x_{ti}) = \operatorname{softmax}(W_r\,x_{ti})_e \ \text{ for the } k"
+        r"\text{ largest},\qquad o_{ti} = \sum_{e} g_e(x_{ti})\, f_e(x_{ti}),\qquad "
+        r"y_t = W_{\text{merge}}\,[\,o_{t1};\dots;o_{tn}\,]",
         code=panels.code_of("layer"),
         paper=("Wu et al. 2024, Multi-Head Mixture-of-Experts", "https://arxiv.org/abs/2404.15045"),
     )

@@ -31,6 +31,12 @@ VOCABULARY = {
     "combine": ("combine", "合并"),
     "importance": ("importance", "重要性"),
     "ffn": ("FFN", "前馈网络"),
+    "layer": ("layer", "层"),
+    "first-choice": ("first choice", "首选专家"),
+    "capacity-factor": ("capacity factor", "容量因子"),
+    "residual": ("residual", "残差"),
+    "cv": ("coefficient of variation (CV)", "变异系数（CV）"),
+    "bits-per-byte": ("bits per byte", "每字节比特数"),
 }
 
 
@@ -61,6 +67,18 @@ def test_every_text_renders(lang, key):
     values = {name: 7 for name in placeholders(language.table(lang)[key])}
     assert "[[" not in language.rich(lang, key, **values)
     assert language.lookup(lang, key, **values)
+
+
+def test_a_text_with_glossary_words_is_never_shown_as_plain_text():
+    root = language.ASSETS.parent
+    sources = [*(root / "mhmoe" / "ui").glob("*.py"), *(root / "pages").glob("*.py")]
+    plain = {
+        key
+        for path in sources
+        for key in re.findall(r'(?<!\w)t\(\s*"([\w.-]+)"', path.read_text("utf-8"))
+    }
+    assert {"start.box", "problem.blank"} <= plain
+    assert {key for key in plain if terms(language.table("en")[key])} == set()
 
 
 def test_every_chapter_has_a_title():

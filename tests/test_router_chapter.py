@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
 
-from mhmoe.analysis import router
+from mhmoe.analysis import router, routing
 from mhmoe.figures import plates
 from mhmoe.layers import WhatIf
 from mhmoe.models import checkpoint, engine
@@ -87,6 +88,16 @@ def test_vg16_the_picture_holds_the_followed_row(here):
 def test_an_unknown_convention_is_refused():
     with pytest.raises(ValueError, match="none of topk-softmax"):
         router.gates(np.zeros(3), 1, "loudest")
+
+
+def test_how_decided_a_router_is(here):
+    E = here.layer.experts
+    even = replace(here.layer, probs=np.full_like(here.layer.probs, 1 / E))
+    assert routing.first_probability(even) == pytest.approx(1 / E)
+    sure = replace(here.layer, probs=np.eye(E)[here.layer.expert[:, 0]])
+    assert routing.first_probability(sure) == 1
+    first = here.layer.probs[np.arange(here.layer.sub_tokens), here.layer.expert[:, 0]]
+    assert routing.first_probability(here.layer) == pytest.approx(first.mean())
 
 
 # ------------------------------------------------------------------------------- VG-17

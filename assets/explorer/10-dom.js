@@ -77,7 +77,11 @@ class Tooltip {
     root.addEventListener("pointerleave", () => this.hide());
     root.addEventListener("focusin", (event) => this.visit(event.target));
     root.addEventListener("focusout", () => this.hide());
-    root.addEventListener("keydown", (event) => event.key === "Escape" && this.hide());
+    root.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || this.box.hidden) return;
+      event.stopPropagation(); // one press closes one thing
+      this.hide();
+    });
   }
 
   describe(node, lines) {
@@ -121,6 +125,21 @@ class Tooltip {
   }
 }
 
+/** Says in data-above and data-below which edges of a scrolled box cut its content off; CSS fades them. */
+function markCuts(box, size, at) {
+  const beyond = box[`scroll${size}`] - box[`client${size}`];
+  put(box, "data-above", beyond > 2 && box[at] > 2);
+  put(box, "data-below", beyond > 2 && box[at] < beyond - 2);
+  return beyond > 2;
+}
+
+/** A word with its definition, for the pointer, the keyboard, and a screen reader (as the page's own glossary words). */
+function explained(tooltip, node, definition) {
+  node.classList.add("term");
+  furnish(node, { tabindex: 0 }, [el("span", { class: "unseen" }, ` (${definition}) `)]);
+  return tooltip.describe(node, () => [definition]);
+}
+
 /** Roving focus: of many items one is in the tab order; `keys` maps a key to a step (or ±Infinity). */
 function rove(items, keys, event, onMove) {
   const step = keys[event.key];
@@ -142,13 +161,13 @@ const LINE_KEYS = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1, Hom
 
 /** A radio group of small number buttons ("layer 1 2 3 4"). */
 class NumberPicker {
-  constructor({ label, count, name, onPick }) {
+  constructor({ label, count, name, onPick, title = el("span", { class: "label", "aria-hidden": "true" }, label) }) {
     this.buttons = range(count).map((i) =>
       el("button", { type: "button", role: "radio", class: "number", "data-value": i,
         "aria-label": name(i), onclick: () => onPick(i) }, String(i + 1)));
     this.group = el("div", { class: "numbers", role: "radiogroup", "aria-label": label,
       onkeydown: (event) => rove(this.buttons, LINE_KEYS, event, onPick) }, ...this.buttons);
-    this.node = el("div", { class: "field" }, el("span", { class: "label", "aria-hidden": "true" }, label), this.group);
+    this.node = el("div", { class: "field" }, title, this.group);
   }
 
   show(index) {

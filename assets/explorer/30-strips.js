@@ -22,6 +22,9 @@ class Strips {
 
   build(data) {
     this.rows = data.models.map((model, m) => this.buildRow(data, model, m));
+    this.watcher?.disconnect();
+    this.watcher = new ResizeObserver(() => this.fit());
+    this.rows.forEach((row) => this.watcher.observe(row.flow));
     this.caption = el("p", { class: "save-only quiet" });
     this.node.replaceChildren(this.caption, ...this.rows.map((row) => row.node));
     this.save = this.explorer.saveButtons(() => this.node, () => this.explorer.pictureName(), data.models.map((m) => m.name).join(", "));
@@ -30,15 +33,17 @@ class Strips {
 
   buildRow(data, model, m) {
     const { explorer } = this;
-    const row = { model, tokens: [], cards: [], reading: el("span", { class: "reading" }) };
+    const row = { model, tokens: [], cards: [], reading: el("span") };
+    row.measure = explained(explorer.tooltip, el("span", { class: "reading" }, row.reading), explorer.say("define_bits-per-byte"));
     const words = data.text.words.map((word, w) => this.buildWord(row, word, w, m));
     const flow = el("div", { class: "words", role: "group",
-      "aria-label": explorer.say("strip_label", { model: model.name }),
+      "aria-label": explorer.say("strip_label", { model: model.name }), onscroll: () => explorer.later(`cut ${m}`, () => this.showCut(row)),
       onkeydown: (event) => rove(row.tokens, LINE_KEYS, event) }, ...words);
+    row.more = el("button", { type: "button", class: "more", "aria-expanded": "false", hidden: "", onclick: () => this.unfold(row) });
     const badge = model.badge ? el("span", { class: "badge" }, model.badge) : null;
     const note = model.note ? el("span", { class: "note" }, model.note) : null;
     row.node = el("section", { class: "row", "data-model": m },
-      el("div", { class: "who" }, el("strong", {}, model.name), badge, row.reading, note), flow);
+      el("div", { class: "who" }, el("strong", {}, model.name), badge, row.measure, note), el("div", { class: "strip" }, flow, row.more));
     row.flow = flow;
     return row;
   }
@@ -95,6 +100,7 @@ class Strips {
     this.rows.forEach((row, m) => {
       const choices = explorer.choices[m];
       write(row.reading, explorer.reading(m));
+      row.measure.hidden = !row.reading.textContent; // a single token has no measure
       row.tokens.forEach((button, t) => {
         button.chips.forEach((node, head) => paintChip(node, choices.at(outcome, layer, t, head, 0)));
         put(button, "aria-label", this.spoken(button, choices, t));
@@ -126,6 +132,35 @@ class Strips {
     this.rows.forEach((row) => row.cards[word]?.classList.toggle("twin", on));
     this.rows.forEach((row) => row.node.querySelector(`[data-piece="${token}"]`)?.classList.toggle("lit", on));
     explorer.stage.light(on ? explorer.choices[m].experts(outcome, layer, token) : null);
+  }
+
+  // ── strips longer than their box ────────────────────────────────────────────────────────
+
+  /** Which rows are cut off, after a change of width. */
+  fit() {
+    this.rows.forEach((row) => this.showCut(row));
+  }
+
+  /** A fade at every edge that cuts tokens off, and how many are out of sight; the button shows them all. */
+  showCut(row) {
+    const { flow, more, tokens } = row;
+    const open = flow.dataset.open === "true";
+    const cut = markCuts(flow, "Height", "scrollTop");
+    more.hidden = !cut && !open;
+    if (more.hidden) return;
+    const box = flow.getBoundingClientRect();
+    const hidden = tokens.filter((button) => {
+      const { top, bottom } = button.getBoundingClientRect();
+      return (top + bottom) / 2 < box.top || (top + bottom) / 2 > box.bottom;
+    }).length;
+    write(more, this.explorer.say(open ? "fewer_tokens" : "more_tokens", { n: hidden }));
+    put(more, "aria-expanded", open);
+  }
+
+  unfold(row) {
+    put(row.flow, "data-open", row.flow.dataset.open !== "true");
+    this.showCut(row);
+    this.reveal();
   }
 
   /** Brings the selected word into the scrolled part of each row, without moving the page. */

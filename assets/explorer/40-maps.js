@@ -76,7 +76,7 @@ class Maps {
     this.onBoard(panel.map, () => m);
     this.onBoard(panel.distinct, () => m, true);
     const tiles = [
-      this.tile(panel.mapTitle, say("first_choice"), panel.map, model.heads > 1 ? this.headPicker(panel, model) : null),
+      this.tile(panel.mapTitle, m ? say("first_choice") : explained(this.explorer.tooltip, el("span", {}, say("first_choice")), say("define_first-choice")), panel.map, model.heads > 1 ? this.headPicker(panel, model) : null),
       this.tile(el("strong", {}, say("distinct")), null, panel.distinct, this.colourBar(panel)),
       model.heads > 1 ? this.heads(panel, model, m) : el("p", { class: "tile quiet aside-note" }, say("map_note_one", { k: model.k })),
     ];
@@ -258,7 +258,7 @@ class Maps {
     const reading = panel.model.readings?.[explorer.selection.outcome] ?? {};
     const mean = sum(range(this.count).map((i) => Number(panel.amounts[i].dataset.distinct))) / this.count;
     write(panel.chance, explorer.say(reading.chance ? "distinct_mean_chance" : "distinct_mean",
-      { mean: number(mean, 1), chance: reading.chance ?? "", experts: panel.model.experts, model: m + 1 }));
+      { mean: number(mean, 1), chance: reading.chance ?? "", experts: reading.open ?? panel.model.experts, model: m + 1 }));
   }
 
   /** Digits keep 12 px on screen whatever the size of the map, and hide in cells too small for them. */

@@ -79,7 +79,7 @@ function geometryOf(journey, width) {
     g.height = g.rail + 22;
   } else {
     const lane = 26; // the residual runs down the right edge
-    const cross = Math.max(width - lane - 2, journey.heads * 60, seats * 33);
+    const cross = Math.max(width - lane - 2, journey.heads * 56, seats * 28);
     g.width = cross + lane + 2;
     g.crossStart = 1;
     g.crossSize = cross;

@@ -18,6 +18,7 @@ function journeyOf(stage, outcome) {
     logits: now.logits, probs: now.probs, capacity: now.capacity, demand: now.demand, load: now.load,
     dropped: choices.filter((c) => !c.kept),
     isOff: (e) => now.logits[0][e] === null, // switched off: it has no score
+    even: 1 / now.logits[0].filter((score) => score !== null).length, // every open expert alike
     isFull: (e) => now.capacity !== null && now.load[e] >= now.capacity,
     steps: ["token", multi && "split", "scores", "keep", "gates", "experts", "merge"].filter(Boolean),
   };
@@ -38,8 +39,9 @@ const STORIES = {
   keep: (j, say) => say(j.k === 1 ? "step_keep_one" : "step_keep", { k: j.k, experts: j.experts, rest: j.experts - j.k }),
   gates: (j, say, stage) => {
     const own = j.choices.filter((c) => c.head === 0);
-    const values = { experts: j.experts, k: j.k, head: 1,
-      gates: own.map((c) => number(c.gate)).join(" + "), total: number(sum(own.map((c) => c.gate))) };
+    const digits = gateDigits(j);
+    const values = { experts: j.experts, k: j.k, head: 1, even: number(j.even, 3),
+      gates: own.map((c) => number(c.gate, digits)).join(" + "), total: number(sum(own.map((c) => c.gate)), digits) };
     // The wording follows the model's gate convention where Python names one (trace.GATES).
     const key = j.multi ? "step_gates" : "step_gates_one";
     return say(say.has(`${key}_${stage.gates}`) ? `${key}_${stage.gates}` : key, values);
@@ -59,6 +61,24 @@ const STORIES = {
     return say(j.mergeW ? "step_merge" : j.multi ? "step_merge_plain" : "step_merge_one", { heads: j.heads });
   },
 };
+
+/** Two digits, or three where two would print the gates of one sub-token alike. */
+function gateDigits(journey) {
+  const shown = new Set(journey.choices.map((c) => `${c.head} ${number(c.gate)}`));
+  return shown.size < journey.choices.length ? 3 : 2;
+}
+
+/** The ends of the score axis: at least −1 to 1, so that scores that hardly differ look so. */
+function scoreScale(journey) {
+  const all = journey.logits.flat();
+  return { low: Math.min(-1, ...all), high: Math.max(1, ...all) };
+}
+
+/** The score at which an expert would have the even probability: the mean of exp(score), as a score. */
+function evenScore(scores) {
+  const open = scores.filter((score) => score !== null);
+  return Math.log(sum(open.map(Math.exp)) / open.length);
+}
 
 function bestScore(journey) {
   const all = journey.logits.flatMap((row, head) => row.map((score, expert) => ({ head, expert, score })))
@@ -82,7 +102,7 @@ function scoreLines(journey, say, head, expert) {
   if (journey.isOff(expert)) return [say("tip_off", { expert: expert + 1 })];
   const chosen = journey.choices.find((c) => c.head === head && c.expert === expert);
   const numbers = say("tip_score", { expert: expert + 1, score: signed(journey.logits[head][expert]),
-    prob: number(journey.probs[head][expert], 3) });
+    prob: number(journey.probs[head][expert], 3), even: number(journey.even, 3) });
   return [journey.multi ? say("subtoken", { head: head + 1 }) : null, numbers,
     chosen ? gateLine(journey, say, chosen) : say("tip_masked")];
 }

@@ -61,7 +61,7 @@ class Drawing {
     const { say, j } = this;
     const words = {
       token: ["token", say("col_token")], mix: ["split", say("col_mix")],
-      subtokens: ["split", say("col_subtokens", { heads: j.heads })], scores: ["scores keep", say("col_scores")],
+      subtokens: ["split", say("col_subtokens", { heads: j.heads })], scores: ["scores keep", say("col_scores", this.scoreEnds())],
       gates: ["keep gates", say("col_gates", { k: j.k })], experts: ["experts", say("col_experts")],
       sums: ["merge", say("col_sums")], merge: ["merge", say("col_merge")],
       output: ["merge", say(j.multi ? "col_output" : "col_output_one")],
@@ -142,13 +142,16 @@ class Drawing {
     return [g.middle - g.vectorLength / 2 - 8, g.vectorLength + 16];
   }
 
-  layerBox(step, columnName, label, detail) {
+  /** A square matrix W with its name as an index; on a wide stage the box is narrow, and the name runs upwards. */
+  layerBox(step, columnName, index, label, detail) {
     const { g } = this;
     const column = this.column(columnName);
     const [start, length] = this.boxSpan();
     const box = boxAt(g, column.at, column.size, Math.max(start, g.crossStart), Math.min(length, g.crossSize));
-    const node = svg("g", { class: "layer" }, svg("rect", { ...box, rx: 7 }),
-      this.text(box.x + box.width / 2, box.y + box.height / 2 + 5, g.wide ? "W" : `${label} W`, { "text-anchor": "middle" }));
+    const [x, y] = [px(box.x + box.width / 2), px(box.y + box.height / 2)];
+    const name = svg("text", { x, y: y + 5, "text-anchor": "middle", transform: g.wide ? `rotate(-90 ${x} ${y})` : null },
+      g.wide ? "W" : `${label} W`, svg("tspan", { class: "index", dy: 3 }, index));
+    const node = svg("g", { class: "layer" }, svg("rect", { ...box, rx: 7 }), name);
     this.part(step).append(this.mark(node, `${label}. ${detail}`, () => [label, detail]));
   }
 
@@ -164,7 +167,7 @@ class Drawing {
     const from = j.layerW ? "mix" : "token";
     if (j.layerW) {
       this.flow("split", "in", [band(g, this.end("token"), whole, this.column("mix").at, whole)]);
-      this.layerBox("split", "mix", say("col_mix"), say("tip_mix", { width: j.x.length }));
+      this.layerBox("split", "mix", "head", say("col_mix"), say("tip_mix", { width: j.x.length }));
     }
     const part = g.vectorLength / j.heads;
     this.flow("split", "apart", range(j.heads).map((head) => {
@@ -195,8 +198,7 @@ class Drawing {
   scores() {
     const { g, j } = this;
     const column = this.column("scores");
-    const all = j.logits.flat();
-    const scale = { low: Math.min(0, ...all), high: Math.max(0, ...all) };
+    const scale = scoreScale(j);
     range(j.heads).forEach((head) => {
       const area = this.chartArea(column, head);
       this.feed(column, head, area);
@@ -227,7 +229,7 @@ class Drawing {
   }
 
   chart(head, area, scale) {
-    const { j, say } = this;
+    const { g, j, say } = this;
     const group = this.part("scores", this.over, "chart");
     const high = scale.high - scale.low || 1;
     const yOf = (score) => area.y + ((scale.high - score) / high) * area.height;
@@ -255,6 +257,27 @@ class Drawing {
       group.append(this.mark(column, lines.filter(Boolean).join(", "), () => lines));
     });
     this.threshold(area, yOf, j.logits[head], chosen);
+    this.evenMark(group, head, area.x + area.width + (g.wide ? 6 : 2), yOf(evenScore(j.logits[head])));
+  }
+
+  /** Where the score axis begins and ends, for the heading. */
+  scoreEnds() {
+    const { low, high } = scoreScale(this.j);
+    const short = (value) => number(value, Number.isInteger(value) ? 0 : 1);
+    return { low: short(low), high: short(high) };
+  }
+
+  /** A small arrow at the level where all experts would be equally likely; its legend stands below the last chart. */
+  evenMark(group, head, x, y) {
+    const { j, g, say } = this;
+    const values = { even: number(j.even, 3), share: `1/${Math.round(1 / j.even)}` };
+    const arrow = (ax, ay) => `M${px(ax)} ${px(ay)}l6 -3.5v7z`;
+    const node = svg("g", { class: "even" }, svg("path", { d: arrow(x, y) }), svg("rect", { class: "hit", x: px(x - 2), y: px(y - 8), width: 12, height: 16 }));
+    group.append(this.mark(node, say("tip_even", values), () => [say("tip_even", values)]));
+    if (!g.wide || head < j.heads - 1) return;
+    const area = this.chartArea(this.column("scores"), head);
+    const at = area.y + area.height + 34;
+    group.append(svg("path", { class: "even", d: arrow(area.x, at - 4) }), this.text(area.x + 11, at, say("even", values), { class: "small halo" }));
   }
 
   /** The line at the k-th largest score: what lies below it is masked. */
@@ -262,12 +285,14 @@ class Drawing {
     if (!chosen.size) return;
     const least = Math.min(...[...chosen].map((expert) => scores[expert]));
     const y = px(yOf(least));
-    this.part("keep").append(svg("line", { class: "threshold", x1: px(area.x - 5), x2: px(area.x + area.width + 5), y1: y, y2: y }));
+    const over = this.g.wide ? 5 : 1;
+    this.part("keep").append(svg("line", { class: "threshold", x1: px(area.x - over), x2: px(area.x + area.width + over), y1: y, y2: y }));
   }
 
   // ── gates ───────────────────────────────────────────────────────────────────────────────
 
   gates() {
+    const digits = gateDigits(this.j);
     for (const choice of this.j.choices) {
       const box = this.pillBox(choice);
       const { say, g } = this;
@@ -279,12 +304,14 @@ class Drawing {
       if (g.wide) {
         node.append(svg("circle", { cx: px(box.x + round), cy: px(box.y + round), r: round - 3 }),
           this.text(box.x + round, box.y + round + 4.2, String(choice.expert + 1), { class: "badge-number", "text-anchor": "middle" }),
-          this.text((box.x + 2 * round + box.x + box.width - 6) / 2, box.y + round + 4.2, number(choice.gate), { class: "gate", "text-anchor": "middle" }));
+          this.text((box.x + 2 * round + box.x + box.width - 6) / 2, box.y + round + 4.2, number(choice.gate, digits), { class: "gate", "text-anchor": "middle" }));
       } else {
         const centre = box.x + box.width / 2;
+        const [long, brief] = [digits, 2].map((n) => number(choice.gate, n).replace(/^0/, ""));
+        const fits = textWidth(long, 12.5, 650, this.family) <= box.width - 2;
         node.append(svg("circle", { cx: px(centre), cy: px(box.y + 11), r: 8.5 }),
           this.text(centre, box.y + 15.2, String(choice.expert + 1), { class: "badge-number", "text-anchor": "middle" }),
-          this.text(centre, box.y + box.height - 5, number(choice.gate).replace(/^0/, ""), { class: "gate", "text-anchor": "middle" }));
+          this.text(centre, box.y + box.height - 5, fits ? long : brief, { class: "gate", "text-anchor": "middle" }));
       }
       this.part("gates").append(this.mark(node, lines.filter(Boolean).join(", "), () => lines));
     }
@@ -447,7 +474,7 @@ class Drawing {
           [whole + head * part + 1, whole + (head + 1) * part - 1]);
       }));
       if (j.mergeW) {
-        this.layerBox("merge", "merge", say("col_merge"), say("tip_merge", { heads: j.heads }));
+        this.layerBox("merge", "merge", "merge", say("col_merge"), say("tip_merge", { heads: j.heads }));
         const span = [whole, whole + g.vectorLength];
         this.flow("merge", "out", [band(g, this.end("merge"), span, this.column("output").at, span)]);
       }

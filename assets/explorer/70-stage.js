@@ -27,7 +27,7 @@ class Stage {
     this.subtitle = el("span", { class: "subtitle" });
     this.caption = el("span", { class: "subtitle save-only" });
     this.svg = svg("svg", { class: "canvas", role: "group", focusable: "false" });
-    this.scroller = el("div", { class: "scroller" }, this.svg);
+    this.scroller = el("div", { class: "scroller", onscroll: () => this.explorer.later("wide", () => this.showCut()) }, this.svg);
     this.playButton = button("play", say("play"), () => this.toggle());
     this.slider = el("input", { type: "range", class: "slider", min: 1, step: 1, "aria-label": say("steps"),
       oninput: () => { this.pause(); this.goTo(Number(this.slider.value) - 1); } });
@@ -79,6 +79,7 @@ class Stage {
     makeTabStop(this.marks, clamp(focused, 0, this.marks.length - 1));
     if (focused >= 0) this.marks[clamp(focused, 0, this.marks.length - 1)].focus();
     this.frame(stage, explorer.say);
+    this.showCut();
     this.showStep(false);
     this.stock();
   }
@@ -104,6 +105,10 @@ class Stage {
       this.drawingOf(next);
       this.stock();
     });
+  }
+
+  showCut() {
+    markCuts(this.scroller, "Width", "scrollLeft");
   }
 
   frame(stage, say) {

@@ -58,9 +58,9 @@ class Explorer {
 
   // ── data from Python ────────────────────────────────────────────────────────────────────
 
-  update(data, send, ask) {
+  update(data, { send, ask, leave }) {
     const before = this.data;
-    Object.assign(this, { data, send, ask });
+    Object.assign(this, { data, send, ask, leave });
     this.family = getComputedStyle(this.root).fontFamily || "sans-serif";
     const words = this.changed("words", [data.say, data.present, data.kind]);
     const labels = data.outcomes.map(({ label }) => label);
@@ -165,7 +165,8 @@ class Explorer {
 
   buildControls() {
     const { data, say } = this;
-    this.layerPicker = new NumberPicker({ label: say("layer"), count: data.layers.length,
+    const word = (key, term) => explained(this.tooltip, el("span", { class: "label" }, say(key)), say(`define_${term}`));
+    this.layerPicker = new NumberPicker({ label: say("layer"), count: data.layers.length, title: word("layer", "layer"),
       name: (i) => say("layer_n", { layer: this.layerNumber(i) }), onPick: (layer) => this.pick({ layer }) });
     this.layerPicker.buttons.forEach((button, i) => write(button, String(this.layerNumber(i))));
     const last = data.outcomes.length - 1;
@@ -176,7 +177,7 @@ class Explorer {
     this.thumbReadings = el("span", { class: "readings" });
     const ticks = data.outcomes.map(({ label }, i) => el("span", { "--at": last ? i / last : 0 }, label));
     const capacity = el("div", { class: "field capacity" },
-      el("span", { class: "label" }, say("capacity_factor"), this.thumbValue),
+      el("span", { class: "label" }, word("capacity_factor", "capacity-factor"), this.thumbValue),
       el("div", { class: "thumb" }, this.thumb, el("div", { class: "ticks", "aria-hidden": "true" }, ...ticks)),
       this.thumbReadings);
     return el("div", { class: "tools" }, last > 0 ? capacity : null, data.layers.length > 1 ? this.layerPicker.node : null);
@@ -285,16 +286,15 @@ class Explorer {
   // ── lectures ────────────────────────────────────────────────────────────────────────────
 
   leaveLink() {
-    const address = new URL(window.location.href);
-    address.searchParams.delete("present");
-    return el("a", { class: "leave round", href: address.href, target: "_self", "aria-label": this.say("leave_present") }, iconOf("close"));
+    return el("button", { type: "button", class: "leave round", "aria-label": this.say("leave_present"), onclick: () => this.leave() }, iconOf("close"));
   }
 
   presentKey(event) {
     if (!this.data?.present) return;
     const inside = event.composedPath()[0];
     if (inside?.matches?.("input, textarea, select, [contenteditable=true]")) return;
-    if (event.key === " " && !inside?.matches?.("button, a")) {
+    if (event.key === "Escape") this.leave();
+    else if (event.key === " " && !inside?.matches?.("button, a")) {
       event.preventDefault();
       this.stage.toggle();
     } else if (!event.defaultPrevented) this.stage.stepKey(event);
@@ -314,10 +314,14 @@ function grownFrom(before, after) {
 const explorers = new WeakMap();
 
 /** Streamlit calls this on mount and on every change of data. */
-export default function explore({ data, parentElement, setStateValue }) {
+export default function explore({ data, parentElement, setStateValue, setTriggerValue }) {
   if (!explorers.has(parentElement)) explorers.set(parentElement, new Explorer(parentElement));
   const explorer = explorers.get(parentElement);
   explorer.connect();
-  explorer.update(data, (pick) => setStateValue("pick", pick), (rest) => setStateValue("rest", rest));
+  explorer.update(data, {
+    send: (pick) => setStateValue("pick", pick),
+    ask: (rest) => setStateValue("rest", rest),
+    leave: () => setTriggerValue("leave", true),
+  });
   return () => explorer.disconnect();
 }

@@ -65,9 +65,20 @@ class Picture {
     return node;
   }
 
-  /** Digits that tell scores of this size apart. */
-  digits(values) {
-    return maxOf(values.map(Math.abs)) < 2 ? 2 : 1;
+  /** Digits that fit numbers of this size, and more where the last chosen and the first masked would print alike. */
+  digits(values, chosen) {
+    const few = maxOf(values.map(Math.abs)) < 2 ? 2 : 1;
+    const least = Math.min(...chosen.map((e) => values[e]));
+    const next = maxOf(values.filter((_, e) => !chosen.includes(e)));
+    return [few, few + 1].find((n) => number(least, n) !== number(next, n)) ?? few + 2;
+  }
+
+  /** What the dashed line in a chart of probabilities is, ending at x. */
+  evenLegend(g, x, y, even) {
+    const label = this.say("chance", { value: number(even, 3) });
+    const left = x - textWidth(label, 12, 400, this.plate.family);
+    this.line(g, left - 27, y - 4, left - 7, y - 4, { class: "threshold" });
+    this.text(g, x, y, label, { class: "small", "text-anchor": "end" });
   }
 
   expert(e) {
@@ -87,7 +98,8 @@ class Picture {
     const zero = y + (high / span) * height;
     const pitch = width / order.length;
     const thick = Math.min(34, pitch * 0.74);
-    if (options.even) this.line(parent, x, y + ((high - options.even) / span) * height, x + width, y + ((high - options.even) / span) * height, { class: "threshold" });
+    const even = options.even ? y + ((high - options.even) / span) * height : null;
+    if (even !== null) this.line(parent, x, even, x + width, even, { class: "threshold" });
     this.line(parent, x, zero, x + width, zero, { class: "zero" });
     order.forEach((e, i) => {
       const value = values[e];
@@ -99,7 +111,9 @@ class Picture {
           { class: "bar", rx: 2, "data-faded": options.faded?.(e) ?? false });
       }
       const label = print?.(e);
-      if (label) this.text(group, centre, zero - 5 - (Math.max(0, value || 0) / span) * height, label, { class: "tick ink halo", "text-anchor": "middle", "data-strong": chosen.includes(e) });
+      const top = zero - 5 - (Math.max(0, value || 0) / span) * height;
+      const crossed = even !== null && top > even - 3 && top - 12 < even; // a label goes above the line, not under it
+      if (label) this.text(group, centre, crossed ? even - 5 : top, label, { class: "tick ink halo", "text-anchor": "middle", "data-strong": chosen.includes(e) });
       this.rect(group, centre - pitch / 2, y - 14, pitch, height + 34, { class: "hit" });
       this.text(group, centre, y + height + 16, e + 1, { class: "tick", "text-anchor": "middle", "data-strong": chosen.includes(e) });
       if (tip) this.mark(group, () => tip(e));

@@ -48,7 +48,7 @@ class Gates extends Picture {
       const { x, y } = place(i);
       this.text(g, x, y - 30, panel.title, { class: "strong" });
       this.bars(g, { x, y, width: w, height: h, chosen: this.data.chosen, ...panel });
-      if (panel.even) this.text(g, x + w, y - 30, this.say("chance", { value: number(panel.even, 3) }), { class: "small", "text-anchor": "end" });
+      if (panel.even) this.evenLegend(g, x + w, y - 30, panel.even);
       if (i) this.arrow(g, wide ? x - gap / 2 : w / 2, wide ? y + h / 2 : y - 50, wide, panel.step);
     });
     return wide ? 50 + h + 26 : 50 + 2 * (h + 98) + h + 26;
@@ -61,15 +61,16 @@ class Gates extends Picture {
     const high = Math.max(0.3, maxOf(data.probs), maxOf(CONVENTIONS.map((name) => maxOf(data.gates[name]))));
     const tip = (e) => [this.expert(e), say("tip_score", { score: signedNumber(data.scores[e]) }), say("tip_prob", { prob: number(data.probs[e], 3) }),
       kept(e) ? say("tip_gate", { gate: number(data.gates[convention][e], 3) }) : say("tip_masked")];
-    const scores = { title: say("scores"), values: data.scores, print: (e) => number(data.scores[e], this.digits(data.scores)), tip };
-    const gates = { title: say("gates", { k: data.k }), values: data.gates[convention], low: 0, high, print: (e) => (kept(e) ? number(data.gates[convention][e]) : ""), tip,
+    const [scoreDigits, digits] = [data.scores, data.probs].map((values) => this.digits(values, data.chosen));
+    const scores = { title: say("scores"), values: data.scores, print: (e) => number(data.scores[e], scoreDigits), tip };
+    const gates = { title: say("gates", { k: data.k }), values: data.gates[convention], low: 0, high, print: (e) => (kept(e) ? number(data.gates[convention][e], digits) : ""), tip,
       step: convention === "topk-softmax" ? say("do_softmax") : convention === "renormalised" ? say("do_keep_divide", { k: data.k }) : say("do_keep", { k: data.k }) };
     if (convention === "topk-softmax") {
       const masked = data.scores.map((v, e) => (kept(e) ? v : NaN));
       return [scores, { title: say("kept_scores", { k: data.k }), values: masked, low: Math.min(0, ...data.scores), high: Math.max(0, ...data.scores),
-        print: (e) => (kept(e) ? number(data.scores[e], this.digits(data.scores)) : "−∞"), tip, step: say("do_keep", { k: data.k }) }, gates];
+        print: (e) => (kept(e) ? number(data.scores[e], scoreDigits) : "−∞"), tip, step: say("do_keep", { k: data.k }) }, gates];
     }
-    return [scores, { title: say("probs"), values: data.probs, low: 0, high, print: (e) => number(data.probs[e]), faded: (e) => !kept(e), tip, even: 1 / data.probs.length, step: say("do_softmax") }, gates];
+    return [scores, { title: say("probs"), values: data.probs, low: 0, high, print: (e) => number(data.probs[e], digits), faded: (e) => !kept(e), tip, even: 1 / data.probs.length, step: say("do_softmax") }, gates];
   }
 
   arrow(g, x, y, wide, label) {

@@ -51,7 +51,7 @@ class Product extends Picture {
     const limit = (m) => maxOf([...m.values].map(Math.abs)) || 1;
     this.text(g, a.label, a.bottom - 9, say("matrix_x", { rows: this.rows, cols: this.inner }), { class: "strong" });
     this.text(g, a.hx, a.top - 10, say("matrix_w", { rows: this.inner, cols: this.experts }), { class: "strong" });
-    this.text(g, a.hx, a.bottom - 9, a.wide ? say("matrix_h", { rows: this.rows, cols: this.experts }) : "H = x · W", { class: "strong" });
+    this.text(g, a.hx, a.bottom - 9, a.wide ? say("matrix_h", { rows: this.rows, cols: this.experts }) : "H = x · Wᵣ", { class: "strong" });
     heat(g, { rows: this.rows, cols: this.inner, at: this.x.at, x: a.label, y: a.bottom, cw: a.xc, ch: a.ch, top: limit(this.x) });
     heat(g, { rows: this.inner, cols: this.experts, at: this.w.at, x: a.hx, y: a.top, cw: a.hc, ch: a.wc, top: limit(this.w) });
     heat(g, { rows: this.rows, cols: this.experts, at: this.h.at, x: a.hx, y: a.bottom, cw: a.hc, ch: a.ch, top: limit(this.h) * 1.6 });
@@ -113,7 +113,7 @@ class Product extends Picture {
     const x = this.rect(g, a.label, a.bottom, a.xw, this.rows * a.ch, { class: "hit" });
     this.tooltip.describe(x, (event) => this.readCell(event, x, this.x, this.rows, this.inner, "x"));
     const w = this.rect(g, a.hx, a.top, this.experts * a.hc, a.wh, { class: "hit" });
-    this.tooltip.describe(w, (event) => this.readCell(event, w, this.w, this.inner, this.experts, "W"));
+    this.tooltip.describe(w, (event) => this.readCell(event, w, this.w, this.inner, this.experts, "Wᵣ"));
   }
 
   readCell(event, node, matrix, rows, cols, name) {

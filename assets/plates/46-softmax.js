@@ -65,11 +65,11 @@ class Softmax extends Picture {
     const pick = (e) => { this.moved = e; this.mode = "push"; this.stop = this.rest("push"); this.plate.build(); this.plate.draw(); };
     const tip = (e) => [this.expert(e), say("tip_score", { score: signedNumber(scores[e]) }), say("tip_prob", { prob: number(probs[e], 4) })];
     this.text(g, 0, 18, say(this.mode === "temperature" ? "scores_over_t" : "scores"), { class: "strong" });
-    this.bars(g, { x: 0, y: 50, width: w, height: h, values: scores, low, high, chosen, print: (e) => number(scores[e], this.digits(scores)), tip, onPick: pick });
+    this.bars(g, { x: 0, y: 50, width: w, height: h, values: scores, low, high, chosen, print: (e) => number(scores[e], this.digits(scores, chosen)), tip, onPick: pick });
     this.text(g, second.x, second.y - 32, say("probs"), { class: "strong" });
     const peak = maxOf(now.probs.flat());
-    this.bars(g, { ...second, width: w, height: h, values: probs, low: 0, high: peak, chosen, print: (e) => number(probs[e]), faded: (e) => !chosen.includes(e), tip, even: 1 / data.experts });
-    this.text(g, second.x + w, second.y - 32, say("chance", { value: number(1 / data.experts, 3) }), { class: "small", "text-anchor": "end" });
+    this.bars(g, { ...second, width: w, height: h, values: probs, low: 0, high: peak, chosen, print: (e) => number(probs[e], this.digits(probs, chosen)), faded: (e) => !chosen.includes(e), tip, even: 1 / data.experts });
+    this.evenLegend(g, second.x + w, second.y - 32, 1 / data.experts);
     return this.readings(g, second.y + h + 46, width, wide);
   }
 

@@ -62,7 +62,7 @@ class Mixture extends Picture {
       dot.append(svg("circle", { class: i + 1 === k ? "running-end" : "dot", cx: px(sx(i)), cy: px(sy(v)), r: i + 1 === k ? 5.5 : 3.5 }));
       this.rect(dot, sx(i) - w / values.length / 2, top - 6, w / values.length, h + 26, { class: "hit" });
       this.text(dot, sx(i), top + h + 16, i + 1, { class: "tick", "text-anchor": "middle", "data-strong": i + 1 === k });
-      this.mark(dot, () => [`k = ${i + 1}: ${print(v)}`]);
+      this.mark(dot, () => [say("tip_point", { what: say(`graph_${key}`), k: i + 1, value: print(v) }), say(key === "bits" ? "tip_rerun" : "tip_frozen")]);
       furnish(dot, { role: "button", class: "mark pickable", onclick: () => { this.k = i + 1; this.thumb.set(i); this.plate.draw(); } }, []);
       g.append(dot);
     });

@@ -27,6 +27,15 @@ def first_choices(layer: LayerTrace) -> np.ndarray:
     return 1 + (first[:, 1:] != first[:, :-1]).sum(1)
 
 
+#: Below this multiple of the even level 1/E, a mean first probability is called undecided.
+UNDECIDED = 1.2
+
+
+def first_probability(layer: LayerTrace) -> float:
+    """Mean probability of the likeliest expert: 1/E of an undecided router, 1 of a sure one."""
+    return float(layer.probs.max(1).mean())
+
+
 def distinct_experts(layer: LayerTrace) -> np.ndarray:
     """[T] different experts that a token's H sub-tokens chose, over all K choices."""
     chosen = layer.expert.reshape(-1, layer.heads * layer.top_k)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from mhmoe.ui import language
-from mhmoe.ui.session import t
+from mhmoe.ui.session import remember, t
 
 #: Largest picture the drop zone accepts, in megabytes of 10^6 bytes.
 PICTURE_MB = 20
@@ -45,17 +45,24 @@ def page_head(*, lang: str, slug: str, home: bool, query: str) -> None:
 
 
 def copy_link(*, path: str, query: str, text_left_out: bool) -> None:
-    """A button that puts the link to this view on the clipboard and says so.
+    """A button that puts the link to this view on the clipboard and says so; below it another
+    that opens the lecture view, in this session, so that text and picture stay.
 
     The button asks for a run and copies when its question comes back as ``asked``, because the
     click itself may have sent a text that the link on the page does not contain yet.
     """
     key = "he_copy_link"
     asked = st.session_state.get(key, {}).get("asked")
-    words = {word: t(f"link.{word}") for word in ("copy", "copied", "by_hand", "text_left_out")}
+    names = ("copy", "copied", "by_hand", "text_left_out", "present", "present_hint")
+    words = {name: t(f"link.{name}") for name in names}
     data = {"path": path, "query": query, "words": words, "asked": asked}
     data["text_left_out"] = text_left_out
-    _copy_link(key=key, data=data, on_asked_change=lambda: None)
+    _copy_link(
+        key=key,
+        data=data,
+        on_asked_change=lambda: None,
+        on_present_change=lambda: remember(present=True),
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mhmoe.figures.palette import SEQUENTIAL, expert_colours
 from mhmoe.models.tokenizer import visible
 from mhmoe.trace import LayerTrace, RoutingTrace, TextInput
 from mhmoe.ui import language
-from mhmoe.ui.session import lang, t
+from mhmoe.ui.session import lang, remember, t
 
 NONE, DROPPED = 255, 128
 
@@ -77,8 +77,17 @@ def explorer(
     """
     data = payload(rows, labels, pick, picture=picture, present=present, stage=stage)
     data["rest"] = rest
-    data["say"] = language.section(lang(), "explorer")
-    _component(key=key, data=data, on_pick_change=lambda: None, on_rest_change=lambda: None)
+    data["say"] = language.section(lang(), "explorer") | _definitions()
+    answer = _component(
+        key=key,
+        data=data,
+        on_pick_change=lambda: None,
+        on_rest_change=lambda: None,
+        on_leave_change=lambda: None,
+    )
+    if answer.leave:  # the lecture view is over, and the page comes back with its text
+        remember(present=False)
+        st.rerun()
 
 
 def asked_for_rest(key: str) -> str | None:
@@ -91,6 +100,12 @@ def latest_outcome(key: str, outcomes: int) -> int | None:
     sent = (st.session_state.get(key) or {}).get("pick")
     value = sent.get("outcome") if hasattr(sent, "get") else None
     return int(value) if isinstance(value, int | float) and 0 <= value < outcomes else None
+
+
+def _definitions() -> dict[str, str]:
+    """The glossary words that the explorer explains itself."""
+    words = ("layer", "capacity-factor", "bits-per-byte", "first-choice")
+    return {f"define_{word}": language.glossary()[word][lang()]["definition"] for word in words}
 
 
 def latest(key: str, rows: Sequence[Row], outcomes: int) -> Pick | None:
@@ -215,6 +230,7 @@ def _reading(trace: RoutingTrace) -> dict:
         "bits": "" if bits is None else f"{bits:.2f}",
         "dropped": f"{100 * dropped:.1f} %",
         "chance": f"{chance:.1f}",
+        "open": open_experts(first),
     }
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "fit",
     "hero",
     "identity_line",
+    "jump",
     "lang",
     "next_chapter",
     "notice",
@@ -108,13 +109,18 @@ def hero(claim: str | Html, subtitle: str | Html) -> None:
         notice("warning", _ignored_sentence(session.ignored()))
 
 
+def card_id(key: str) -> str:
+    """The id of a card's head, for a link that jumps to it."""
+    return f"he-card-{key}"
+
+
 @contextmanager
 def card(key: str, title: str | Html = "", aside: str | Html = "") -> Iterator[None]:
     """A bordered panel with a title and a quieter remark beside it (a badge goes there too)."""
     with st.container(border=True, key=f"he-card-{key}"):
         if title or aside:
             st.html(
-                f'<div class="he-card-head"><h2>{to_html(title)}</h2>'
+                f'<div class="he-card-head" id="{card_id(key)}"><h2>{to_html(title)}</h2>'
                 f"<span>{to_html(aside)}</span></div>"
             )
         yield
@@ -160,13 +166,23 @@ def what_to_notice(*sentences: str | Html) -> None:
     st.html(f'<div class="he-notice-this"><h2>{t("kit.what_to_notice")}</h2>{paragraphs}</div>')
 
 
-def badge(source: str) -> Html:
-    """Where a panel's numbers come from: one of BADGES, explained on hover and focus."""
+def badge(source: str, meaning: str = "") -> Html:
+    """Where a panel's numbers come from: one of BADGES, explained on hover and focus; a picture
+    whose parts come from different runs gives its own ``meaning``."""
     if source not in BADGES:
         raise ValueError(f"badge {source!r} is none of {', '.join(BADGES)}")
+    said = to_html(meaning or t(f"badge.{source}.meaning"))
     return Html(
         f'<span class="he-badge he-badge-{source}" tabindex="0">{t(f"badge.{source}.word")}'
-        f'<span class="he-tip" role="tooltip">{t(f"badge.{source}.meaning")}</span></span>'
+        f'<span class="he-tip" role="tooltip">{said}</span></span>'
+    )
+
+
+def jump(to: str, sentence: str | Html, picture: str) -> None:
+    """A small picture (its data address) and a sentence that lead to a card further down."""
+    st.html(
+        f'<p class="he-jump"><a href="#{card_id(to)}"><img src="{picture}" alt="">'
+        f"<span>{to_html(sentence)}</span></a></p>"
     )
 
 
@@ -204,9 +220,9 @@ def details(
 
 
 @contextmanager
-def drawer(key: str, title: str) -> Iterator[None]:
-    """A closed panel for controls and remarks that not everyone needs."""
-    with st.expander(title, key=f"he-drawer-{key}"):
+def drawer(key: str, title: str, *, opened: bool = False) -> Iterator[None]:
+    """A panel for controls and remarks that not everyone needs; closed, unless ``opened``."""
+    with st.expander(title, key=f"he-drawer-{key}", expanded=opened):
         yield
 
 

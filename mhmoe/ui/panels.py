@@ -20,6 +20,7 @@ from mhmoe.ui.explorer import (
     Row,
     asked_for_rest,
     explorer,
+    jpeg_url,
     latest,
     latest_outcome,
     token_name,
@@ -45,6 +46,11 @@ class Routed:
     def trace(self) -> RoutingTrace:
         """The picked model at the picked capacity."""
         return self.rows[self.pick.model].traces[self.pick.outcome]
+
+    @property
+    def other(self) -> Row:
+        """The model that was not picked."""
+        return self.rows[1 - self.pick.model]
 
 
 # ------------------------------------------------------------------------------- inputs
@@ -78,7 +84,7 @@ def picture():
         code, numbers = problem
         kit.notice("error", t(f"problem.image.{code}", **numbers))
     if own := st.session_state.get("_picture"):
-        kit.write(t("start.picture_below"))
+        kit.jump("picture", t("start.picture_below"), jpeg_url(own[0].pixels))
         return own
     return sample_picture()
 
@@ -126,8 +132,8 @@ def _put_sentence(text: str) -> None:
 def sample_choice() -> None:
     """Our own pictures; choosing one puts the visitor's own aside."""
     names = sorted(path.stem for path in SAMPLES.glob("*.jpg"))
-    with st.container(horizontal=True, gap="small", key="he-samples"):
-        st.html(f'<span class="he-muted">{t("start.sample")}</span>')
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="he-samples"):
+        st.html(f'<span class="he-muted">{t("start.sample")}</span>', width="content")
         for name in names:
             st.button(
                 t(f"sample.{name}"),
@@ -156,6 +162,30 @@ def stored_shape() -> tuple[int, int]:
         st.session_state.get("experts")
         or _nearest(view.experts, runs.EXPERTS, DEFAULT_SHAPE["experts"]),
     )
+
+
+def subtitle() -> kit.Html:
+    """What the page shows, with the heads and experts that the visitor has chosen."""
+    heads, experts = stored_shape()
+    state = ModelKey("text", heads, experts).state
+    cut = "start.subtitle_plain" if heads == 1 else "start.subtitle_cut"
+    sentences = kit.rich(cut, heads=t(f"start.count_{heads}"))
+    return kit.rich(f"start.subtitle_{state}", cut=sentences, experts=experts)
+
+
+def picture_lead() -> str:
+    """As :func:`subtitle`, for the patches."""
+    heads, _ = stored_shape()
+    key = "start.picture_lead_plain" if heads == 1 else "start.picture_lead"
+    return t(key, heads=t(f"start.count_{heads}"))
+
+
+def shape_was_linked() -> bool:
+    """Whether the link that began this session asked for heads or experts: then their drawer
+    opens, so that the visitor sees why the picture is not the usual one."""
+    view = kit.view()
+    asked = view.heads is not None or view.experts is not None
+    return st.session_state.setdefault("_shape_linked", asked)
 
 
 def say_what_was_rounded() -> None:
@@ -187,18 +217,38 @@ def _limited(kind: str) -> bool:
 def notice(routed: Routed) -> None:
     """What to look at, with the numbers of the picked layer."""
     layer = routed.rows[0].traces[routed.pick.outcome].layers[routed.pick.layer]
+    if layer.heads == 1:
+        kit.what_to_notice(kit.rich("start.notice_plain"), kit.rich("start.notice_2"))
+        return
     first = routing.first_choices(layer).mean()
     chance = routing.distinct_chance(routing.open_experts(layer), 1, layer.heads)
     kit.what_to_notice(
-        t(
+        kit.rich(
             "start.notice_1",
             layer=layer.layer + 1,
             heads=layer.heads,
             mean=f"{first:.1f}",
             chance=f"{chance:.1f}",
         ),
-        t("start.notice_2"),
+        kit.rich("start.notice_2"),
     )
+
+
+def undecided(routed: Routed) -> None:
+    """One sentence where the picked model's router hardly prefers any expert."""
+    layer = routed.trace.layers[routed.pick.layer]
+    first, even = routing.first_probability(layer), 1 / routing.open_experts(layer)
+    if first < routing.UNDECIDED * even < 1:
+        kit.write(
+            t(
+                "start.undecided",
+                model=routed.rows[routed.pick.model].name,
+                layer=layer.layer + 1,
+                first=f"{first:.3f}",
+                even=f"{even:.3f}",
+                experts=routing.open_experts(layer),
+            )
+        )
 
 
 def masked_cost(text: str, heads: int, experts: int) -> None:
@@ -252,7 +302,7 @@ def text_panel(text: str, heads: int, experts: int) -> Routed:
     )
     rows, outcome, rest = _pair(source, heads, experts)
     trace = rows[0].any
-    _say_what_was_cut(text, trace)
+    say_what_was_cut(text, trace)
     second = min(1, trace.input.count - 1)  # the first token has nothing before it
     return _explore(source, rows, Pick(0, 1, second, outcome), rest)
 
@@ -299,10 +349,11 @@ def _pair(source: Source, heads: int, experts: int) -> tuple[tuple[Row, Row], in
         source.known(key).keys() >= set(every) for key in keys
     )
     wanted = range(len(every)) if whole else (outcome,)
+    notes = (t("start.one_head") if heads == 1 else "", "")  # tells two rows of SMoE apart
     rows = []
-    for key in keys:
+    for key, note in zip(keys, notes, strict=True):
         found = dict(zip(wanted, source.traces(key, tuple(every[i] for i in wanted)), strict=True))
-        rows.append(_row(key, tuple(found.get(i) for i in range(len(every)))))
+        rows.append(_row(key, tuple(found.get(i) for i in range(len(every))), note))
     return tuple(rows), outcome, None if whole else name
 
 
@@ -359,8 +410,7 @@ def _from_view(kind: str, rows: tuple[Row, Row], start: Pick) -> Pick:
     sha = rows[int(asked.endswith("-smoe"))].any.source.sha256
     if view.hash and sha and not sha.startswith(view.hash):
         kit.notice("info", t("link.stale"))
-    if st.session_state.get("_typed") and (view.token or 0) >= trace.input.count:
-        kit.remember(token=None)  # it belonged to a longer sentence, not to a wrong link
+    forget_lost_token(trace)
     view = kit.fit(layer=(0, len(trace.layers) - 1), token=(0, trace.input.count - 1))
     return Pick(
         int(asked.endswith("-smoe")),
@@ -370,13 +420,21 @@ def _from_view(kind: str, rows: tuple[Row, Row], start: Pick) -> Pick:
     )
 
 
-def _row(key: ModelKey, traces: tuple[RoutingTrace | None, ...]) -> Row:
+def forget_lost_token(trace: RoutingTrace) -> None:
+    """After the visitor typed a shorter sentence: the token in the view belonged to the longer
+    one, not to a wrong link, so there is nothing to say about it."""
+    if st.session_state.get("_typed") and (kit.view().token or 0) >= trace.input.count:
+        kit.remember(token=None)
+
+
+def _row(key: ModelKey, traces: tuple[RoutingTrace | None, ...], note: str = "") -> Row:
     name = "SMoE" if key.heads == 1 else "MH-MoE"
     badge = "" if key.state == "trained" else t(f"start.{key.state}")
-    return Row(name, traces, badge=badge)
+    return Row(name, traces, badge=badge, note=note)
 
 
-def _say_what_was_cut(text: str, trace: RoutingTrace) -> None:
+def say_what_was_cut(text: str, trace: RoutingTrace) -> None:
+    """A model reads at most so many tokens; what was left out is said."""
     used = trace.input.text
     if len(used.encode("utf-8", "replace")) < len(text.encode("utf-8", "replace")):
         kit.notice(
@@ -388,38 +446,37 @@ def _say_what_was_cut(text: str, trace: RoutingTrace) -> None:
 
 
 def text_tiles(text: str, routed: Routed) -> None:
-    """Four numbers of the picked layer, each beside its chance level."""
-    upper, lower = (row.traces[routed.pick.outcome] for row in routed.rows)
-    layer, plain = upper.layers[routed.pick.layer], lower.layers[routed.pick.layer]
-    kit.tiles((*_layer_tiles(layer, plain, routed), _loss_tile(text, upper, lower)))
+    """Four numbers of the picked model and layer, beside chance and the other model."""
+    kit.tiles((*_layer_tiles(routed), _loss_tile(text, routed)))
 
 
 def picture_tiles(routed: Routed) -> None:
-    """Three numbers of the picked layer of the picture's models."""
-    upper, lower = (row.traces[routed.pick.outcome] for row in routed.rows)
-    kit.tiles(
-        _layer_tiles(upper.layers[routed.pick.layer], lower.layers[routed.pick.layer], routed)
-    )
+    """Three numbers of the picked model and layer of the picture."""
+    kit.tiles(_layer_tiles(routed))
 
 
-def _layer_tiles(layer, plain, routed: Routed) -> tuple[Tile, ...]:
+def _layer_tiles(routed: Routed) -> tuple[Tile, ...]:
+    layer = routed.trace.layers[routed.pick.layer]
+    other = routed.other.traces[routed.pick.outcome].layers[routed.pick.layer]
+    model = routed.rows[routed.pick.model].name
     E, K, S = routing.open_experts(layer), layer.top_k, layer.sub_tokens
     number = layer.layer + 1
     factor = routed.capacities[routed.pick.outcome]
     distinct = routing.distinct_experts(layer).mean()
     return (
         Tile(
-            kit.rich("start.tile_distinct", layer=number),
+            kit.rich("start.tile_distinct", model=model, layer=number),
             f"{distinct:.1f}",
             t(
                 "start.tile_distinct_foot",
                 experts=E,
                 chance=f"{routing.distinct_chance(E, K, layer.heads):.1f}",
-                plain=f"{routing.distinct_experts(plain).mean():.1f}",
+                other=routed.other.name,
+                value=f"{routing.distinct_experts(other).mean():.1f}",
             ),
         ),
         Tile(
-            kit.rich("start.tile_dropped", layer=number),
+            kit.rich("start.tile_dropped", model=model, layer=number),
             f"{100 * layer.dropped_share:.1f} %",
             t("start.tile_dropless")
             if factor is None
@@ -431,22 +488,23 @@ def _layer_tiles(layer, plain, routed: Routed) -> tuple[Tile, ...]:
             ),
         ),
         Tile(
-            kit.rich("start.tile_cv", layer=number),
+            kit.rich("start.tile_cv", model=model, layer=number),
             f"{routing.variation(layer.demand):.2f}",
             t("start.tile_cv_foot", chance=f"{routing.variation_chance(E, K, S):.2f}", count=S),
         ),
     )
 
 
-def _loss_tile(text: str, upper: RoutingTrace, lower: RoutingTrace) -> Tile:
+def _loss_tile(text: str, routed: Routed) -> Tile:
+    other = routed.other.traces[routed.pick.outcome]
     shown = [
         "–" if b is None else f"{b:.2f}"
-        for b in (upper.bits_per_byte, lower.bits_per_byte, runs.dense_bits(text))
+        for b in (routed.trace.bits_per_byte, other.bits_per_byte, runs.dense_bits(text))
     ]
     return Tile(
-        kit.rich("start.tile_loss"),
+        kit.rich("start.tile_loss", model=routed.rows[routed.pick.model].name),
         shown[0],
-        t("start.tile_loss_foot", smoe=shown[1], dense=shown[2]),
+        t("start.tile_loss_foot", other=routed.other.name, value=shown[1], dense=shown[2]),
     )
 
 

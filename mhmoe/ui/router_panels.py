@@ -21,7 +21,7 @@ from mhmoe.layers.routers import LinearRouter
 from mhmoe.models import engine
 from mhmoe.models.checkpoint import CheckpointError
 from mhmoe.trace import LayerTrace, RoutingTrace
-from mhmoe.ui import kit, runs
+from mhmoe.ui import kit, panels, runs
 from mhmoe.ui.explorer import Pick, Row, explorer, latest, token_in_word, token_name
 from mhmoe.ui.kit import Html, t
 from mhmoe.ui.language import to_html
@@ -98,6 +98,7 @@ def choose(text: str) -> Scene:
         Row(name, runs.text_traces(key, text, (None,)))
         for name, key in zip(NAMES, KEYS, strict=True)
     )
+    panels.say_what_was_cut(text, rows[0].any)
     pick = _latest_pick(rows)
     explorer(STRIP, rows, ("",), pick, stage=False)
     scene = Scene(text, rows, pick)
@@ -150,6 +151,7 @@ def _from_view(rows: Sequence[Row]) -> Pick:
     sha = rows[model].any.source.sha256
     if view.hash and sha and not sha.startswith(view.hash):
         kit.notice("info", t("link.stale"))
+    panels.forget_lost_token(trace)
     view = kit.fit(layer=(0, len(trace.layers) - 1), token=(0, trace.input.count - 1))
     return Pick(
         model,
@@ -184,7 +186,8 @@ def zoom(scene: Scene) -> None:
     square = 0 if opened.merge is None else 2 * width * width
     whole = p["router"] + layer.experts * p["expert"] + square == p["layer"]
     data = plates.zoom(layer, len(scene.trace.layers), opened, scene.pick.token, scene.head, active)
-    _draw("zoom", data, ("VG-17",), {t("router.check_parameters"): whole}, layer.experts)
+    said = "router.check_parameters" if square else "router.check_parameters_plain"
+    _draw("zoom", data, ("VG-17",), {t(said): whole}, layer.experts)
 
 
 def gate_conventions(scene: Scene) -> None:

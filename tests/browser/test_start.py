@@ -11,6 +11,7 @@ from harness import ROOT, running_server, settle
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from mhmoe.analysis import routing
 from mhmoe.layers import WhatIf
 from mhmoe.models import checkpoint, engine
 from mhmoe.models.images import decode
@@ -200,6 +201,13 @@ def test_an_uploaded_picture_is_routed(server, visit):
     stage = page.locator(".st-key-explorer-image .stage")
     expect(stage).to_have_attribute("data-ready", "true")
     expect(tints).to_have_attribute("data-expert", str(layer.expert[17, 0]))
+    page.locator(".st-key-sentence").scroll_into_view_if_needed()
+    card = page.locator("#he-card-picture")
+    expect(card).not_to_be_in_viewport()
+    jump = page.locator(".he-jump a")
+    assert jump.locator("img").evaluate("e => e.naturalWidth") > 0
+    jump.press("Enter")
+    expect(card).to_be_in_viewport()
 
 
 def test_a_broken_picture_is_named_and_the_last_one_stays(server, visit):
@@ -243,7 +251,15 @@ def test_heads_and_experts_always_run_and_say_what_they_are(server, visit):
     page = opened(visit, f"{server}/?heads=8&experts=16")
     expect(page.locator(".st-key-he-card-sentence .he-badge-untrained")).to_be_visible()
     assert set(chips(page, 0)) <= set(range(16))
+    hero = page.locator(".he-hero p")
+    expect(hero).to_contain_text(words("en", "start.count_8"))
+    expect(hero).to_contain_text("untrained")
+    ends = page.locator(".st-key-experts [data-testid=stSliderTickBar]")
+    expect(ends).to_be_visible()  # the link opened the drawer
+    expect(ends).to_have_css("opacity", "1")
+    expect(ends).to_have_text("132")  # from 1 to 32
     masked = opened(visit, f"{server}/?experts=5")
+    expect(masked.locator(".he-hero p")).to_contain_text("5 of its 8 experts")
     expect(masked.locator(".st-key-he-card-sentence .he-badge-what-if")).to_be_visible()
     assert set(chips(masked, 0)) <= set(range(5))
 
@@ -271,6 +287,104 @@ def test_present_mode_shows_the_stage_alone(server, visit):
     expect(stage).to_have_attribute("data-step", "6")
     page.keyboard.press("ArrowRight")
     expect(stage).to_have_attribute("data-step", "7")
+
+
+@pytest.mark.parametrize("lang", list(language.LANGUAGES))
+def test_a_lecture_begins_and_ends_with_the_visitors_own_text(server, visit, lang):
+    page = opened(visit, f"{server}/?lang={lang}")
+    type_text(page, TEXT)
+    title = page.locator(f"{STAGE} .title")
+    expect(title).to_contain_text("camera")
+    button = page.get_by_role("button", name=words(lang, "link.present"), exact=True)
+    button.focus()
+    hint = page.get_by_text(words(lang, "link.present_hint"))
+    expect(hint).to_be_visible()
+    button.press("Enter")
+    expect(page).to_have_url(re.compile("present=1"))
+    assert page.locator(STAGE).bounding_box()["width"] > 1300
+    expect(title).to_contain_text("camera")
+    settle(page)
+    page.keyboard.press("Escape")
+    expect(box(page)).to_have_value(TEXT)
+    expect(page).not_to_have_url(re.compile("present"))
+
+
+def test_the_tiles_speak_of_the_picked_model(server, visit):
+    page = opened(visit, server)
+    text = words("en", "start.sentence")
+    first = page.locator(".he-tile").first
+    for model, name in ((0, "MH-MoE"), (1, "SMoE")):
+        row = page.locator(f".st-key-explorer-text .row[data-model='{model}']")
+        row.locator(".token[data-token='2']").click()
+        layer = trace_of(("text-mhmoe", "text-smoe")[model], text).layers[1]
+        expect(first.locator("dt")).to_contain_text(f"{name}, layer")
+        expect(first.locator("dd b")).to_have_text(f"{routing.distinct_experts(layer).mean():.1f}")
+        expect(page.locator(".he-tile dt", has_text=f"{name}")).to_have_count(4 + 3 * (not model))
+
+
+def test_a_router_that_hardly_prefers_anything_says_so_and_looks_so(server, visit):
+    page = opened(visit, server)
+    layer = engine.trace_image(
+        engine.load("image-mhmoe"), decode((ROOT / "assets/samples/cat.jpg").read_bytes())
+    )[0].layers[3]
+    numbers = {"first": f"{routing.first_probability(layer):.3f}", "even": "0.125", "experts": 8}
+    said = words("en", "start.undecided", model="MH-MoE", layer=4, **numbers)
+    expect(page.locator(".st-key-he-card-picture").get_by_text(said)).to_be_visible()
+    expect(page.locator(".st-key-he-card-sentence").get_by_text("undecided")).to_have_count(0)
+    stage = page.locator(".st-key-explorer-image .stage")
+    expect(stage.locator(".heading", has_text="router scores")).to_contain_text("(−1 to 1)")
+    tall = stage.locator(".score .bar").evaluate_all(
+        "bars => bars.map(bar => Number(bar.getAttribute('height')))"
+    )
+    room = stage.locator(".score .hit").first.evaluate("hit => Number(hit.getAttribute('height'))")
+    assert max(tall) < 0.05 * room
+    expect(stage.locator(".even.mark")).to_have_count(layer.heads)
+
+
+def test_a_cut_strip_fades_and_counts_what_is_out_of_sight(server, visit):
+    page = opened(visit, server)
+    type_text(page, "one two three four five six seven eight nine ten " * 6)
+    row = page.locator(".st-key-explorer-text .row[data-model='0']")
+    flow, more = row.locator(".words"), row.locator(".more")
+    expect(more).to_have_text(re.compile(r"^\+\d+ tokens$"))
+    expect(flow).to_have_attribute("data-below", "true")
+    expect(flow).to_have_css("mask-image", re.compile("gradient"))
+    row.locator(".token[tabindex='0']").focus()
+    page.keyboard.press("End")
+    expect(flow).to_have_attribute("data-above", "true")
+    expect(flow).to_have_attribute("data-below", "false")
+    more.press("Enter")
+    expect(more).to_have_text(words("en", "explorer.fewer_tokens"))
+    expect(flow).to_have_css("mask-image", "none")
+    assert flow.evaluate("e => e.scrollHeight - e.clientHeight") <= 2
+    expect(page.locator(".st-key-router-strip .more:visible")).to_have_count(0)
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_a_phone_shows_the_stage_without_scrolling_sideways(server, visit, width):
+    page = visit(server, size=(width, 780))
+    expect(page.locator(STAGE)).to_have_attribute("data-ready", "true")
+    expect(page.locator(f"{STAGE} .scroller")).to_have_attribute("data-below", "false")
+
+
+@pytest.mark.parametrize("lang", list(language.LANGUAGES))
+def test_one_head_is_called_plain_smoe(server, visit, lang):
+    page = opened(visit, f"{server}/?lang={lang}&heads=1")
+    expect(page.locator(".st-key-explorer-text .note")).to_have_text(words(lang, "start.one_head"))
+    said = page.locator(".he-notice-this p").first
+    expect(said.locator(".he-term")).to_have_count(1)
+    expect(page.locator("body")).not_to_contain_text("[[")
+
+
+def test_words_of_the_controls_explain_themselves(server, visit):
+    page = opened(visit, server)
+    for term in ("capacity-factor", "layer", "bits-per-byte"):
+        definition = language.glossary()[term]["en"]["definition"]
+        word = page.locator(".st-key-explorer-text .term", has_text=definition).first
+        word.focus()
+        word.press("Shift")  # focus that a key has moved shows the tooltip
+        expect(word).to_be_focused()
+        expect(page.locator(".st-key-explorer-text .tip")).to_have_text(definition)
 
 
 def test_the_trace_can_be_taken_away(server, visit, tmp_path):
