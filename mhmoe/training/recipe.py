@@ -1,4 +1,14 @@
-"""Recipes: small TOML files that say everything a training run depends on."""
+"""Recipes: small TOML files that say everything a training run depends on.
+
+A file ``recipes/NAME.toml`` is one run. A file ``recipes/families/*.toml`` is a comparison: what
+all of its members share, and under ``[members.NAME]`` what each changes. A member may name
+
+    model = { ... }    values in place of the family's, at any depth
+    matched = { heads = 4, sizing = "parameters" }   arguments of ``MoEConfig.matched``
+    fine_grained = { parts = 2 }                     arguments of ``MoEConfig.fine_grained``
+
+and one with ``model.d_ff`` is dense.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +16,11 @@ import tomllib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from mhmoe.layers import MoEConfig
 from mhmoe.models.config import SHIPPED, ModelConfig
 
 FOLDER = Path(__file__).parent / "recipes"
+FAMILIES = FOLDER / "families"
 
 
 class RecipeError(ValueError):
@@ -46,16 +58,16 @@ class Recipe:
 
     @classmethod
     def load(cls, name: str, seed: int | None = None) -> Recipe:
-        """A shipped recipe by name, or a TOML file by path. Raises RecipeError."""
-        path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-        if not path.exists():
-            raise UnknownRecipe(f"Unknown recipe {name!r}; known are {', '.join(known())}.")
+        """A recipe by name, or a TOML file by path. Raises RecipeError."""
+        path = _file(name)
         try:
             data = tomllib.loads(path.read_text("utf-8"))
+            if "members" in data:
+                data = _member(data, name)
             shape = data.pop("model")
             model = SHIPPED[shape] if isinstance(shape, str) else ModelConfig.from_dict(shape)
             data["snapshots"] = tuple(data.get("snapshots", ()))
-            recipe = cls(name=path.stem, model=model, **data)
+            recipe = cls(name=name if path.parent == FAMILIES else path.stem, model=model, **data)
             if recipe.data != model.kind:
                 raise ValueError(f"a model of kind {model.kind} cannot learn from {recipe.data}")
             if late := [step for step in recipe.snapshots if not 0 < step < recipe.steps]:
@@ -69,4 +81,49 @@ class Recipe:
 
 
 def known() -> list[str]:
-    return sorted(p.stem for p in FOLDER.glob("*.toml"))
+    """Names of all recipes, members of families included."""
+    return sorted([p.stem for p in FOLDER.glob("*.toml")] + [m for f in FAMILIES.glob("*.toml") for m in members(f)])
+
+
+def members(family: Path) -> list[str]:
+    """Names in a family's file, in its order."""
+    return list(tomllib.loads(family.read_text("utf-8"))["members"])
+
+
+def _file(name: str) -> Path:
+    if name.endswith(".toml"):
+        path = Path(name)
+        if path.exists():
+            return path
+    elif (path := FOLDER / f"{name}.toml").exists():
+        return path
+    for family in FAMILIES.glob("*.toml"):
+        if name in members(family):
+            return family
+    raise UnknownRecipe(f"Unknown recipe {name!r}; known are {', '.join(known())}.")
+
+
+def _member(family: dict, name: str) -> dict:
+    """One run of a family: what all share, then its own differences."""
+    own = dict(family.pop("members")[name])
+    sizings = {rule: own.pop(rule) for rule in ("matched", "fine_grained") if rule in own}
+    data = _merged(family, own)
+    shape = data["model"]
+    if "d_ff" in shape:
+        del shape["moe"]
+        return data
+    moe = MoEConfig(**shape["moe"])
+    for rule, arguments in sizings.items():
+        moe = getattr(moe, rule)(**arguments)
+    shape["moe"] = asdict(moe)
+    return data
+
+
+def _merged(base: dict, changes: dict) -> dict:
+    """``base`` with ``changes`` in place of its values, at any depth."""
+    inner = {
+        key: _merged(base[key], value)
+        for key, value in changes.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return base | changes | inner
