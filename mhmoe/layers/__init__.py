@@ -2,15 +2,18 @@
 
 from mhmoe.layers.config import TRAINED, ConfigError, MoEConfig, WhatIf
 from mhmoe.layers.experts import DenseFFN, Experts
+from mhmoe.layers.methods import METHODS, SWITCHES, Method
 from mhmoe.layers.moe import MoELayer
-from mhmoe.layers.routers import ROUTERS, Routing, capacity, gates, keep_top_k, places, route
+from mhmoe.layers.routers import Routing, capacity, gates, keep_top_k, places, route
 
 __all__ = [
-    "ROUTERS",
+    "METHODS",
+    "SWITCHES",
     "TRAINED",
     "ConfigError",
     "DenseFFN",
     "Experts",
+    "Method",
     "MoEConfig",
     "MoELayer",
     "Routing",

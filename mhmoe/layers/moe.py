@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mhmoe.layers import losses
 from mhmoe.layers.config import TRAINED, MoEConfig, WhatIf
 from mhmoe.layers.experts import Experts
-from mhmoe.layers.routers import ROUTERS, Routing, route
+from mhmoe.layers.routers import LinearRouter, Routing, route
 from mhmoe.trace import LayerTrace
 
 
@@ -34,10 +34,8 @@ class MoELayer(nn.Module):
 
     def __init__(self, config: MoEConfig, generator: torch.Generator | None = None):
         super().__init__()
-        if config.router not in ROUTERS:
-            raise ValueError(f"router {config.router!r} is none of {', '.join(ROUTERS)}")
         self.config = config
-        self.router = ROUTERS[config.router](config)
+        self.router = LinearRouter(config)
         self.experts = Experts(config)
         if config.projections:
             self.head = nn.Linear(config.d_model, config.d_model, bias=False)

@@ -1,6 +1,6 @@
 """Routers: given the scores of S sub-tokens for E experts, who goes where with what weight.
 
-A router is a module that turns sub-tokens into scores, and a row in :data:`ROUTERS`; the
+A router is a module that turns sub-tokens into scores, and the
 choice (KeepTopK), the gate convention and the capacity are pure functions below and the
 same for all of them. A new token-choice router is one class and one row.
 """
@@ -44,10 +44,6 @@ class LinearRouter(nn.Module):
     def forward(self, x_BSD: Tensor) -> Tensor:
         # float32 whatever the activations are: half precision flips choices (Switch, 2.4)
         return nn.functional.linear(x_BSD.float(), self.weight.float())
-
-
-#: Every router that can be named in MoEConfig.router.
-ROUTERS: dict[str, type[nn.Module]] = {"linear": LinearRouter}
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
