@@ -336,7 +336,7 @@ def test_padding_is_counted_nowhere(config):
     # and in the losses that training adds: two batches of one sequence, or one padded batch
     with torch.no_grad():
         routing = layer.run(x[1:], mask=mask[1:])[1]
-        training = layer.losses(routing, mask[1:])
+        training = layer.losses(routing)
     assert {k: v.item() for k, v in training.items()} == pytest.approx(short.losses)
 
 

@@ -125,7 +125,10 @@ class Transformer(nn.Module):
                 continue
             asked = what_if if only_block in (None, i) else TRAINED
             y, routing, vectors = block.ffn.run(
-                block.ffn_norm(x), what_if=asked, with_places=with_places
+                block.ffn_norm(x),
+                what_if=asked,
+                with_places=with_places,
+                with_vectors=with_vectors,
             )
             x = x + y
             run.routing.append(routing)
