@@ -289,6 +289,19 @@ class MoEConfig:
         """Matrices of one expert: 2, or 3 with SwiGLU's gate."""
         return 3 if self.activation == "swiglu" else 2
 
+    @property
+    def of_shared(self) -> MoEConfig:
+        """The pool of shared experts as a config of its own; only its experts are built."""
+        return MoEConfig(
+            d_model=self.d_model,
+            d_ff=self.d_ff,
+            experts=self.shared,
+            top_k=self.shared,
+            heads=self.heads,
+            activation=self.activation,
+            bias=self.bias,
+        )
+
     # ------------------------------------------------------------------ what it costs
 
     @property

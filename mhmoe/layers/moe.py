@@ -51,7 +51,7 @@ class MoELayer(nn.Module):
         self.router = (soft.SoftRouter if config.assignment == SOFT else kind)(config)
         self.experts = Experts(config)
         if config.shared:
-            self.shared = Experts(replace(config, experts=config.shared))
+            self.shared = Experts(config.of_shared)
         if config.projections:
             self.head = _square(config)
             self.merge = _square(config)
