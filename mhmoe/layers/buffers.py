@@ -43,14 +43,14 @@ class Rooms:
 
     group   [B, S] the group of each sub-token; None: its sequence
     bound   [B, S] C of that group, or one C for all; None is unlimited
-    before  [B, S] places in earlier groups of the same sequence, which a trace counts on from
+    before  [B, S] places in earlier groups of the same sequence, from which a trace counts on
     limits  per sequence: places per expert in all of its groups; None is unlimited
     """
 
     limits: tuple[int | None, ...]
     bound: Tensor | int | None = None
     group: Tensor | None = None
-    before: Tensor | int = 0
+    before: Tensor | None = None
 
 
 def rooms(
@@ -178,6 +178,8 @@ def cascade(
     used = ranked.new_zeros(B * max(1, S) * E)  # there are at most as many groups as sub-tokens
     for r in range(E):
         ask = torch.where(found < top_k, ranked[..., r], -1)
+        if not (ask >= 0).any():
+            break
         desk = group * E + ask.clamp_min(0)
         place = places(ask[..., None], E, group, order)[..., 0] + used[desk]
         granted = ask >= 0 if room.bound is None else (ask >= 0) & (place < room.bound)

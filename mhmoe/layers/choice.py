@@ -77,8 +77,8 @@ def token_choice(
     generator: torch.Generator | None,
     with_places: bool,
 ) -> Routing:
-    """Each sub-token takes its K best experts, in four steps: choose, weigh, give up some
-    second choices, find places."""
+    """Each sub-token takes its K best experts: choose, weigh, give up some second choices, leave
+    out padding and experts that are off, find places."""
     K = config.top_k if what_if.top_k is None else what_if.top_k
     rank_by = preference(logits, probs, config, bias)
     ranked = keep_top_k(rank_by, config.experts if config.overflow == "reroute" else K)
@@ -99,9 +99,9 @@ def token_choice(
     routing = Routing(
         logits=logits, probs=probs, expert=expert, gate=gate, mask=mask, capacity=room.limits
     )
-    return (
-        seated(routing, ranked, room, config) if room.bound is not None or with_places else routing
-    )
+    if room.bound is None and not with_places:
+        return routing
+    return seated(routing, ranked, room, config)
 
 
 def seated(routing: Routing, ranked: Tensor, room: buffers.Rooms, config: MoEConfig) -> Routing:
@@ -121,7 +121,9 @@ def seated(routing: Routing, ranked: Tensor, room: buffers.Rooms, config: MoECon
     if config.renormalise_after_drop:
         total = (gate * kept).sum(-1, keepdim=True).clamp_min(TINY)
         gate = torch.where(kept, gate / total, gate)
-    slot = torch.where(kept, slot + _column(room.before), -1)
+    if room.before is not None:
+        slot = slot + room.before[..., None]
+    slot = torch.where(kept, slot, -1)
     return replace(routing, expert=expert, gate=gate, slot=slot, kept=kept, wanted=wanted)
 
 
@@ -195,6 +197,8 @@ def expert_choice(
         can = can & mask[..., None]
     rank = expert_ranks(torch.where(can, probs, -1), room.group)
     taken = can if room.bound is None else can & (rank < _column(room.bound))
+    if room.before is not None:
+        rank = rank + room.before[..., None]
     most = max(1, int(taken.sum(-1).max())) if taken.numel() else 1
     ranked = keep_top_k(torch.where(taken, probs, -1), most)
     kept = taken.gather(-1, ranked)
@@ -203,7 +207,7 @@ def expert_choice(
         probs=probs,
         expert=ranked.masked_fill(~kept, -1),
         gate=probs.gather(-1, ranked).masked_fill(~kept, 0),
-        slot=(rank + _column(room.before)).gather(-1, ranked).masked_fill(~kept, -1),
+        slot=rank.gather(-1, ranked).masked_fill(~kept, -1),
         kept=kept,
         mask=mask,
         capacity=room.limits,

@@ -363,7 +363,7 @@ class MoEConfig:
         "paper"       as its text has it: the inner width shrinks to beta times what it was,
                       beta = 63/64, the smallest it reports. MACs of the experts stay about the
                       same; their parameters fall to beta / h.
-        "flops"       the follow-up (arXiv 2411.16205, eq. 5-8): the inner width gives up what
+        "flops"       the follow-up (arXiv 2411.16205): the inner width gives up what
                       the square layers cost, d_mh = d_ff - d/k for two matrices, and the number
                       of experts grows until the parameters match. Both match, in the leading
                       terms (without the router).

@@ -139,7 +139,7 @@ def of(routing: Routing, config: MoEConfig, temperature: Tensor | None = None) -
 
 def shares(routing: Routing, config: MoEConfig, temperature: Tensor | None) -> Tensor:
     """[B, S, E] what the balance loss averages; rows sum to 1. X-MoE takes the softmax at the
-    temperature it started with (section 3.3), DeepSeek-V3 each sigmoid's part of their sum."""
+    temperature it started with, DeepSeek-V3 each sigmoid's part of their sum."""
     if config.temperature:
         return (routing.logits * (temperature / config.temperature)).softmax(-1)
     if config.score == "sigmoid":

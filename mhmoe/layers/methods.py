@@ -72,7 +72,7 @@ class Method:
     sentence      what is particular about it, in plain words
     switches      where it departs from :data:`SWITCHES`
     loss_weights  the weights of the losses it is trained with, by the names of
-                  ``mhmoe.layers.losses``
+                  ``mhmoe.layers.losses``; empty where it needs none, or none could be verified
     """
 
     key: str
@@ -174,7 +174,7 @@ _ROWS = (
     Method(
         key="x-moe",
         title="X-MoE",
-        paper="Chi et al. 2022, arXiv 2204.09179, section 3 (as the paper writes it)",
+        paper="Chi et al. 2022, arXiv 2204.09179, as the paper writes it",
         sentence="Scores are cosines in a small space, sharpened by a learned temperature, so "
         "that tokens are not drawn towards the experts' vectors.",
         switches=_X_MOE
@@ -184,7 +184,7 @@ _ROWS = (
     Method(
         key="x-moe-code",
         title="X-MoE, released code",
-        paper="Chi et al. 2022, arXiv 2204.09179 (as torchscale and MH-MoE's code compute it)",
+        paper="Chi et al. 2022, arXiv 2204.09179, as torchscale and MH-MoE's code compute it",
         sentence="Only the experts' vectors are normalised, and there is no temperature.",
         switches=_X_MOE
         | {
@@ -203,7 +203,7 @@ _ROWS = (
         sentence="The two best scores pass through a softmax of their own; no capacity, nothing "
         "is dropped.",
         switches={"gate": "topk-softmax", "activation": "swiglu"},
-        loss_weights={"balance": 1e-3 * 2},
+        loss_weights={"balance": 2e-3},  # its code: 0.001 times a loss that is K when even
     ),
     Method(
         key="v-moe",
@@ -256,7 +256,6 @@ _ROWS = (
         sentence="Many small experts instead of a few large ones, and shared ones that every "
         "token visits.",
         switches=_FINE,
-        loss_weights={"balance": 1e-2},
     ),
     Method(
         key="deepseek-v3",

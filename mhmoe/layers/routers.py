@@ -79,7 +79,7 @@ class LinearRouter(nn.Module):
 
 
 class CosineRouter(nn.Module):
-    """scores = (W x) . e / (|W x| |e|) / temperature (X-MoE, arXiv 2204.09179, eq. 5-7).
+    """scores = (W x) . e / (|W x| |e|) / temperature (X-MoE, arXiv 2204.09179).
 
     ``project`` (d_e, D/H) is W and ``weight`` (E, d_e) holds the e. The released code divides
     by |e| alone and has no temperature: ``cosine="experts"``, ``temperature=0``.
