@@ -22,8 +22,11 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def tokens() -> Tensor:
-    """[B, T, D] the input of every comparison."""
-    return random(BATCH, TOKENS, WIDTH).requires_grad_()
+    """[B, T, D] the input of every comparison. The second sequence lies to one side, so that its
+    experts overflow and sequences, taken one by one, lose more than the batch."""
+    x = random(BATCH, TOKENS, WIDTH)
+    x[1] += random(WIDTH, seed=2)
+    return x.requires_grad_()
 
 
 def build(oracle: Oracle, control: Control | None = None) -> tuple[nn.Module, MoELayer]:
@@ -37,9 +40,17 @@ def build(oracle: Oracle, control: Control | None = None) -> tuple[nn.Module, Mo
     return theirs, layer
 
 
-def ours(layer: MoELayer, x_BTD: Tensor) -> Answer:
+def answers(oracle: Oracle, theirs: nn.Module, layer: MoELayer, x: Tensor) -> tuple[Answer, Answer]:
+    """What both say about x, with the same random numbers where some are drawn."""
+    if oracle.seed is None:
+        return oracle.run(theirs, x), ours(layer, x)
+    torch.manual_seed(oracle.seed)  # they know no other generator than torch's own
+    return oracle.run(theirs, x), ours(layer, x, torch.Generator().manual_seed(oracle.seed))
+
+
+def ours(layer: MoELayer, x_BTD: Tensor, generator: torch.Generator | None = None) -> Answer:
     """The answer of a MoELayer in the form of the oracles'."""
-    y, routing, _ = layer.run(x_BTD)
+    y, routing, _ = layer.run(x_BTD, generator=generator)
     if layer.config.assignment == SOFT:
         return Answer({"output": y, "slots": routing.dispatch.transpose(1, 2) @ x_BTD})
     return Answer({"output": y, "gates": gates(routing)}, layer.losses(routing))
@@ -75,7 +86,7 @@ def forward_errors(oracle: Oracle, theirs: Answer, our: Answer) -> dict[str, flo
 def gradient_errors(
     oracle: Oracle, module: nn.Module, layer: MoELayer, x: Tensor, theirs: Answer, our: Answer
 ) -> dict[str, float]:
-    """Gradients of a random projection of the output, and of every loss, by x and all weights."""
+    """Of a random projection of the output, and of every loss, by x and all weights."""
     probe = random(*x.shape, seed=1)
     goals = {"output": [(answer.parts["output"] * probe).sum() for answer in (theirs, our)]}
     for name, loss in theirs.losses.items():
@@ -84,6 +95,8 @@ def gradient_errors(
     for name, (a, b) in goals.items():
         from_theirs = gradients(a, x, module, oracle.weights)
         from_ours = gradients(b, x, layer, named)
+        if name == "output":  # or else two silences would agree
+            assert all(from_theirs[key].any() for key in from_ours)
         found |= {f"d {name} / d {key}": far(from_theirs[key], g) for key, g in from_ours.items()}
     return found
 

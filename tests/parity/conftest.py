@@ -24,4 +24,4 @@ def pytest_terminal_summary(terminalreporter, config):
     for oracle, cells in ROWS.items():
         terminalreporter.write_line(f"{oracle}")
         for column, text in cells.items():
-            terminalreporter.write_line(f"    {column:<44}{text}")
+            terminalreporter.write_line(f"    {column:<48}{text}")

@@ -10,6 +10,7 @@ Sizes are tiny: B = 2 sequences of T = 25 tokens, which no number of experts her
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -60,6 +61,7 @@ class Oracle:
 
     loss_factor  theirs = factor * ours, where the definitions differ by a constant
     drops        whether the capacity of this case must turn choices away
+    seed         both sides draw their random numbers from it; None where nothing is random
     """
 
     name: str
@@ -70,6 +72,7 @@ class Oracle:
     controls: tuple[Control, ...]
     loss_factor: dict[str, float] = field(default_factory=dict)
     drops: bool = False
+    seed: int | None = None
 
 
 def fill(module: nn.Module, seed: int = 1) -> nn.Module:
@@ -159,8 +162,8 @@ def deepseek_v2(method: str = "greedy") -> nn.Module:
         n_shared_experts=2,
         routed_scaling_factor=1.7,
         topk_method=method,
-        n_group=4,
-        topk_group=2,
+        n_group=2,
+        topk_group=1,  # with as many groups as choices, the best experts' groups are always kept
     )
 
 
@@ -238,10 +241,10 @@ def run_switch(block: nn.Module, x: Tensor) -> Answer:
 # ------------------------------------------------------------------------------- lucidrains
 
 
-def mixture_of_experts() -> nn.Module:
+def mixture_of_experts(second: str = "all") -> nn.Module:
     from mixture_of_experts import MoE
 
-    rules = {"second_policy_train": "all", "capacity_factor_train": 1.25}
+    rules = {"second_policy_train": second, "capacity_factor_train": 1.25}
     return fill(MoE(WIDTH, num_experts=4, hidden_dim=INNER, loss_coef=1.0, **rules))
 
 
@@ -253,7 +256,9 @@ def run_mixture_of_experts(moe: nn.Module, x: Tensor) -> Answer:
 def st_moe(top_n: int = 3) -> nn.Module:
     """Thresholds of 0 keep every choice; without the straight-through estimator, which adds a
     path for the gradient that is in no paper (test_differences.py)."""
-    from st_moe_pytorch import MoE
+    with warnings.catch_warnings():  # beartype about st-moe's type hints
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from st_moe_pytorch import MoE
 
     moe = MoE(
         dim=WIDTH,
@@ -270,9 +275,7 @@ def st_moe(top_n: int = 3) -> nn.Module:
 def run_st_moe(moe: nn.Module, x: Tensor) -> Answer:
     """Its balance loss, counted after the drops, is another: see test_differences.py."""
     answer, (_, combine, _, _) = watch(moe, moe.gate, x)
-    return Answer(
-        {"output": answer.outputs, "gates": combine.sum(-1)}, {"z": answer.router_z_loss}
-    )
+    return Answer({"output": answer.outputs, "gates": combine.sum(-1)}, {"z": answer.router_z_loss})
 
 
 def soft_moe() -> nn.Module:
@@ -306,8 +309,8 @@ def torchscale(gate_name: str, **rules) -> nn.Module:
     one_process = SimpleNamespace(get_world_size=lambda group=None: 1)
     with (
         mock.patch.object(moe_layer, "dist", one_process),
-        mock.patch.object(moe_layer, "get_moe_group", lambda experts: (0, None)),
-        mock.patch.object(moe_layer, "get_all2all_group", lambda experts: None),
+        mock.patch.object(moe_layer, "get_moe_group", return_value=(0, None)),
+        mock.patch.object(moe_layer, "get_all2all_group", return_value=None),
     ):
         return fill(moe_layer.MOELayer(gate, two_layer_experts(4), args))
 
@@ -316,8 +319,8 @@ def top1() -> nn.Module:
     return torchscale("Top1Gate", capacity_factor=1.0)
 
 
-def top2(**rules) -> nn.Module:
-    return torchscale("Top2Gate", second_expert_policy="all", **rules)
+def top2(second: str = "all", **rules) -> nn.Module:
+    return torchscale("Top2Gate", second_expert_policy=second, **rules)
 
 
 def x_moe() -> nn.Module:
@@ -328,13 +331,16 @@ def x_moe() -> nn.Module:
     return moe
 
 
+histogram = torch.histc
+
+
+def histogram_of_floats(numbers: Tensor, **bins) -> Tensor:
+    """torch.histc for the integers that torchscale gives it, which only CUDA takes."""
+    return histogram(numbers.float(), **bins)
+
+
 def run_torchscale(moe: nn.Module, x: Tensor) -> Answer:
-    histogram = torch.histc
-
-    def of_floats(numbers: Tensor, **bins) -> Tensor:  # histc of integers is CUDA only
-        return histogram(numbers.float(), **bins)
-
-    with mock.patch.object(torch, "histc", of_floats):
+    with mock.patch.object(torch, "histc", histogram_of_floats):
         (y, loss), (_, combine, _, _) = watch(moe, moe.gate, x)
     return Answer({"output": y, "gates": combine.sum(-1).view(*x.shape[:2], -1)}, {"balance": loss})
 
@@ -372,7 +378,7 @@ def shared_routed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state | {"shared.w_out": shared}
 
 
-V2_GROUPS = {"expert_groups": 4, "groups_kept": 2, "group_score": "max"}
+V2_GROUPS = {"expert_groups": 2, "groups_kept": 1, "group_score": "max"}
 FLOOR = {"capacity_rounding": "floor", "capacity_minimum": 4}
 ONE_GROUP = {"group": "batch", "capacity_rounding": "share", "loss_over": "batch"}
 TOP2 = {"bias": True, "second": "all", "capacity_factor": 1.0, **ONE_GROUP}
@@ -488,6 +494,19 @@ ORACLES = (
         drops=True,
     ),
     Oracle(
+        "mixture-of-experts, second choice by chance",
+        lambda: mixture_of_experts("random"),
+        run_mixture_of_experts,
+        weights.mixture_of_experts,
+        layer("gshard", 4, 2, "relu", second="threshold", capacity_factor=0.625, **FLOOR),
+        (
+            Control("every second choice", "gates", 0.1, {"second": "all"}),
+            Control("GShard's chance, 2 g", "gates", 0.1, {"second": "random"}),
+        ),
+        drops=True,
+        seed=3,
+    ),
+    Oracle(
         "st-moe-pytorch, top 3",
         st_moe,
         run_st_moe,
@@ -497,7 +516,7 @@ ORACLES = (
             Control("capacity rounded up", "gates", 0.1, {"capacity_rounding": "ceil"}),
             Control("served by priority", "gates", 0.1, {"order": "priority"}),
             SHIFTED,
-            RAW,
+            Control("not renormalised", "gates", 0.05, {"gate": "softmax-topk"}),
         ),
         drops=True,
     ),
@@ -516,7 +535,9 @@ ORACLES = (
         weights.torchscale,
         layer("switch", 4, 1, "gelu", bias=True, **ONE_GROUP, capacity_factor=1.0),
         (
-            Control("capacity without the inner ceil", "gates", 0.1, {"capacity_rounding": "floor"}),
+            Control(
+                "capacity without the inner ceil", "gates", 0.1, {"capacity_rounding": "floor"}
+            ),
             Control("a group per sequence", "gates", 0.1, {"group": "sequence"}),
             SHIFTED,
         ),
@@ -531,7 +552,6 @@ ORACLES = (
         (
             Control("divided before the drops", "gates", 0.1, {"renormalise_after_drop": False}),
             Control("one group per sequence", "gates", 0.1, {"group": "sequence"}),
-            RAW,
         ),
         drops=True,
     ),
@@ -548,6 +568,19 @@ ORACLES = (
         drops=True,
     ),
     Oracle(
+        "torchscale xmoe top-2, second choice by chance",
+        lambda: top2("random", normalize_gate_prob_before_dropping=True),
+        run_torchscale,
+        weights.torchscale,
+        layer("gshard", 4, 2, "gelu", **(TOP2 | {"second": "random"})),
+        (
+            Control("every second choice", "gates", 0.1, {"second": "all"}),
+            Control("Mesh-TensorFlow's chance, g / 0.2", "gates", 0.1, {"second": "threshold"}),
+        ),
+        drops=True,
+        seed=3,
+    ),
+    Oracle(
         "torchscale X-MoE",
         x_moe,
         run_torchscale,
@@ -555,7 +588,6 @@ ORACLES = (
         layer("x-moe-code", 4, 1, "gelu", bias=True, group="batch"),
         (
             Control("both sides normalised", "gates", 0.05, {"cosine": "both"}),
-            Control("neither side normalised", "gates", 0.05, {"cosine": "none"}),
             Control("one place more", "gates", 0.1, {"capacity_minimum": 14}),
         ),
         drops=True,

@@ -18,7 +18,7 @@ CONTROLS = [(oracle, control) for oracle in ORACLES for control in oracle.contro
 def test_agrees(oracle, table):
     module, layer = compare.build(oracle)
     x = compare.tokens()
-    theirs, our = oracle.run(module, x), compare.ours(layer, x)
+    theirs, our = compare.answers(oracle, module, layer, x)
     forward = compare.forward_errors(oracle, theirs, our)
     backward = compare.gradient_errors(oracle, module, layer, x, theirs, our)
     for what, error in forward.items():
@@ -34,7 +34,8 @@ def test_agrees(oracle, table):
 def test_a_difference_is_seen(oracle, control, table):
     module, layer = compare.build(oracle, control)
     x = compare.tokens()
-    errors = compare.forward_errors(oracle, oracle.run(module, x), compare.ours(layer, x))
-    error = errors[control.breaks]
+    error = compare.forward_errors(oracle, *compare.answers(oracle, module, layer, x))[
+        control.breaks
+    ]
     table(oracle.name, f"{control.name} ({control.breaks})", f"{error:.1e}")
     assert error > control.at_least >= 50 * compare.TOLERANCE
