@@ -187,7 +187,7 @@ def expert_choice(
     """Each expert takes the C sub-tokens that give it the largest share of their softmax; the
     gate is that share, not renormalised (Zhou et al. 2022, arXiv 2202.09368, section 3.2).
 
-    C = ceil(capacity_factor * top_k * S / E), at most S; ties go to the earlier sub-token. The
+    C = ceil(capacity_factor * top_k * S / E); ties go to the earlier sub-token. The
     lists are turned around: per sub-token the experts that took it, best first, K the most.
     """
     K = config.top_k if what_if.top_k is None else what_if.top_k

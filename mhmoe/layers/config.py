@@ -263,6 +263,15 @@ class MoEConfig:
             f'overflow "reroute" looks for places for all choices, but second {self.second!r} '
             "gives some up: set one of them back",
         )
+        for name in ("embedding", "embedding_norm", "temperature"):
+            _require(
+                self.cosine != "none" or not getattr(self, name),
+                f'{name} {getattr(self, name)} needs cosine "both" or "experts"',
+            )
+        _require(
+            self.assignment == SOFT or not self.normalised,
+            f"normalised belongs to Soft MoE, not to router {self.router!r}",
+        )
         _require(
             self.jitter < 1, f"jitter {self.jitter} would turn the sign of inputs: keep it below 1"
         )

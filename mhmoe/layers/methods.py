@@ -59,6 +59,7 @@ TOKEN_CHOICE_ONLY = (
     "second",
     "renormalise_after_drop",
     "noise",
+    "cosine",
     "expert_groups",
     "bias_update",
 )
