@@ -72,6 +72,7 @@ def dropped(layer: MoELayer, x_BTD: Tensor) -> int:
 
 def far(theirs: Tensor, our: Tensor) -> float:
     """max |theirs - ours| / max |theirs|; where theirs is all zero ours must be."""
+    theirs, our = theirs.detach(), our.detach()
     return float((theirs - our).abs().max() / theirs.abs().max().clamp_min(1e-30))
 
 

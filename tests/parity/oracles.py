@@ -173,16 +173,16 @@ def deepseek_v3() -> nn.Module:
         "DeepseekV3Config",
         "DeepseekV3MoE",
         moe_intermediate_size=INNER,
-        n_routed_experts=8,
+        n_routed_experts=12,
         num_experts_per_tok=3,
         n_shared_experts=1,
         routed_scaling_factor=2.5,
         norm_topk_prob=True,
-        n_group=4,
+        n_group=3,
         topk_group=2,
     )
     # as large as the differences between scores, so that it changes who is chosen
-    block.gate.e_score_correction_bias.copy_(torch.linspace(-0.3, 0.3, 8))
+    block.gate.e_score_correction_bias.copy_(torch.linspace(-0.3, 0.3, 12))
     return block
 
 
@@ -456,7 +456,7 @@ ORACLES = (
         deepseek_v3,
         run_hugging_face,
         weights.deepseek,
-        layer("deepseek-v3", 8, 3, "swiglu", gate_scale=2.5, expert_groups=4, groups_kept=2),
+        layer("deepseek-v3", 12, 3, "swiglu", gate_scale=2.5, expert_groups=3, groups_kept=2),
         (
             Control("bias left out", "gates", 0.1, weights=without_bias),
             Control("softmax scores", "gates", 0.1, {"score": "softmax"}),

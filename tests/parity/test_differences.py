@@ -24,7 +24,7 @@ def pair(name: str, **switches):
 
 
 def same(theirs, our, tolerance: float = compare.TOLERANCE):
-    assert compare.far(theirs.detach(), our.detach()) < tolerance
+    assert compare.far(theirs, our) < tolerance
 
 
 # ------------------------------------------------------------------------------ losses
@@ -70,7 +70,7 @@ def test_hugging_face_joins_layers_before_multiplying():
     means = [r.probs.mean((0, 1)) for r in runs]
     same(theirs, 2 * 8 * (sum(shares) / 2 * sum(means) / 2).sum())
     apart = sum(layer.losses(r)["balance"] for r in runs) / 2
-    assert compare.far(theirs.detach(), 2 * apart.detach()) > 1e-3
+    assert compare.far(theirs, 2 * apart) > 1e-3
 
 
 def test_st_moe_counts_its_balance_loss_after_the_drops():
@@ -104,7 +104,7 @@ def test_torchscale_counts_padding_in_the_probabilities():
     same(loss, 4 * (first / mask.numel() * everywhere).sum())
     only_real = 4 * (first / mask.sum() * decisions.probs[mask].mean(0)).sum()
     same(layer.losses(decisions)["balance"], only_real)
-    assert compare.far(loss.detach(), only_real.detach()) > 0.1
+    assert compare.far(loss, only_real) > 0.1
 
 
 # ------------------------------------------------------------------------------ chance
@@ -118,7 +118,7 @@ def test_mixture_of_experts_draws_in_evaluation_too():
     x = compare.tokens()
     theirs = oracles.fill(MoE(WIDTH, num_experts=4, hidden_dim=oracles.INNER)).eval()
     first, second = theirs(x)[0], theirs(x)[0]
-    assert compare.far(first.detach(), second.detach()) > 0.01
+    assert compare.far(first, second) > 0.01
     layer = MoELayer(replace(ROW["mixture-of-experts"].config, second="threshold"))
     layer.load_state_dict(weights.mixture_of_experts(theirs))
     assert torch.equal(layer(x), layer(x))
@@ -145,7 +145,7 @@ def test_switch_jitter_reaches_its_experts():
     visited = decisions.expert.where(decisions.kept, -1).flatten(0, 1)
     clean = layer.experts(before.flatten(0, 1), visited)[:, 0]
     same(clean * decisions.gate.flatten(0, 1), out.flatten(0, 1))
-    assert compare.far(y.detach(), out.detach()) > 0.05
+    assert compare.far(y, out) > 0.05
 
 
 # ------------------------------------------------------------------------------ formulas
@@ -166,7 +166,7 @@ def test_soft_moe_pytorch_is_the_plain_form_on_normalised_tokens():
     state = weights.soft_moe(theirs)
     layer.load_state_dict(state | {"router.weight": rms(state["router.weight"])})
     same(theirs(x), layer(rms(x)))
-    assert compare.far(theirs(x).detach(), layer(x).detach()) > 0.01
+    assert compare.far(theirs(x), layer(x)) > 0.01
 
 
 def test_soft_moe_pytorch_meets_the_papers_normalised_form_on_the_sphere():
@@ -187,7 +187,7 @@ def test_soft_moe_pytorch_meets_the_papers_normalised_form_on_the_sphere():
     x = rms(compare.tokens().detach())
     same(theirs(x), layer(x), 1e-4)  # logits up to 32, and ours adds 1e-6 to the lengths
     same(theirs(3 * x), theirs(x))
-    assert compare.far(layer(3 * x).detach(), layer(x).detach()) > 0.5
+    assert compare.far(layer(3 * x), layer(x)) > 0.5
 
 
 def rms(x: torch.Tensor) -> torch.Tensor:
