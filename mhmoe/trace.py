@@ -29,6 +29,7 @@ SCHEMA = 1
 
 TOKEN_CHOICE, EXPERT_CHOICE, SOFT = "token-choice", "expert-choice", "soft"
 ASSIGNMENTS = (TOKEN_CHOICE, EXPERT_CHOICE, SOFT)
+SCORES = ("softmax", "sigmoid")
 
 #: The gate conventions of the literature: which numbers weigh the chosen experts.
 GATES = {
@@ -365,11 +366,8 @@ def check_layer(layer: LayerTrace, tolerance: float = 1e-4) -> None:
         layer.logits.shape == layer.probs.shape == (S, E),
         f"logits {layer.logits.shape} and probs {layer.probs.shape} are not ({S}, {E})",
     )
-    _require(
-        layer.score == "sigmoid" or _close(layer.probs.sum(1), 1, tolerance),
-        "a row of probs does not sum to 1 over the experts",
-    )
-    for name in ("expert", "gate", "slot", "kept"):
+    _check_probs(layer, tolerance)
+    for name in ("expert", "gate", "slot", "kept", *(["wanted"] * (layer.wanted is not None))):
         _require(
             getattr(layer, name) is not None and getattr(layer, name).shape == (S, K),
             f"{name} is not [S, K] = ({S}, {K})",
@@ -392,6 +390,18 @@ def check_layer(layer: LayerTrace, tolerance: float = 1e-4) -> None:
         )
     _check_counts(layer, tolerance)
     _check_places(layer)
+
+
+def _check_probs(layer: LayerTrace, tolerance: float) -> None:
+    """Shares of one softmax, or a sigmoid of each score."""
+    _require(layer.score in SCORES, f"score {layer.score!r} is none of {', '.join(SCORES)}")
+    if layer.score == "softmax":
+        _require(
+            _close(layer.probs.sum(1), 1, tolerance),
+            "a row of probs does not sum to 1 over the experts",
+        )
+    else:
+        _require(_close(layer.probs, 0.5, 0.5 + tolerance), "a sigmoid is not between 0 and 1")
 
 
 def _check_counts(layer: LayerTrace, tolerance: float) -> None:
@@ -464,6 +474,7 @@ __all__ = [
     "EXPERT_CHOICE",
     "GATES",
     "SCHEMA",
+    "SCORES",
     "SOFT",
     "TOKEN_CHOICE",
     "ImageInput",

@@ -8,6 +8,7 @@ from mhmoe.layers.buffers import capacity, places
 from mhmoe.layers.choice import gates, keep_top_k, route
 from mhmoe.layers.config import TRAINED, ConfigError, MoEConfig, WhatIf
 from mhmoe.layers.experts import DenseFFN, Experts
+from mhmoe.layers.leak import future_leak, leaked_bits
 from mhmoe.layers.methods import METHODS, SWITCHES, Method
 from mhmoe.layers.moe import MoELayer
 from mhmoe.layers.routers import Routing
@@ -25,8 +26,10 @@ __all__ = [
     "Routing",
     "WhatIf",
     "capacity",
+    "future_leak",
     "gates",
     "keep_top_k",
+    "leaked_bits",
     "places",
     "route",
 ]

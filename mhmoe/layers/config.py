@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mhmoe.layers.methods import METHODS, SWITCHES, TOKEN_CHOICE_ONLY, Method
-from mhmoe.trace import GATES, SOFT, TOKEN_CHOICE
+from mhmoe.trace import GATES, SCORES, SOFT, TOKEN_CHOICE
 
 ACTIVATIONS = ("relu", "gelu", "swiglu")
 #: Switches that are one of several words.
 WORDS = {
     "activation": ACTIVATIONS,
     "gate": tuple(GATES),
-    "score": ("softmax", "sigmoid"),
+    "score": SCORES,
     "second": ("all", "random", "threshold"),
     "order": ("position", "priority"),
     "overflow": ("drop", "reroute"),

@@ -110,7 +110,7 @@ def of(routing: Routing, config: MoEConfig, temperature: Tensor | None = None) -
     Soft MoE chooses nothing: its slots are always full, so its balance is 1 and its load even;
     importance is what the tokens read from each expert, z is that of the combining softmax.
     """
-    if routing.mask is not None and not routing.mask.any():
+    if not (routing.logits.numel() if routing.mask is None else routing.mask.any()):
         return dict.fromkeys(("balance", "importance", "load", "z"), routing.logits.sum() * 0)
     logits = routing.real(routing.logits)
     if routing.combine is not None:

@@ -115,6 +115,8 @@ class MoELayer(nn.Module):
         """
         B, T, D = x_BTD.shape
         H, c = self.config.heads, self.config
+        if mask is not None:  # whatever stands in padding, be it NaN, must not reach a gradient
+            x_BTD = torch.where(mask[..., None], x_BTD, 0)
         wide = self.head(x_BTD) if c.projections else x_BTD
         x_BSD = wide.reshape(B, T * H, D // H)  # b t (h d) -> b (t h) d
         mask_BS = None if mask is None else mask.repeat_interleave(H, dim=1)
@@ -183,16 +185,16 @@ class MoELayer(nn.Module):
         visits = routing.expert
         if routing.kept is not None:
             visits = torch.where(routing.kept, visits, -1)
-        x_ND, visits_NK = x_BSD.reshape(B * S, -1), visits.reshape(B * S, K)
+        x_ND, visits_NK = x_BSD.reshape(B * S, x_BSD.shape[-1]), visits.reshape(B * S, K)
         y_ND = self.experts.mix(x_ND, visits_NK, routing.gate.reshape(B * S, K))
         vectors = {}
         if with_vectors:
-            vectors["expert_out"] = self.experts(x_ND, visits_NK).view(B, S, K, -1)
+            vectors["expert_out"] = self.experts(x_ND, visits_NK).view(B, S, K, x_ND.shape[1])
         return y_ND.view(x_BSD.shape), vectors
 
     def visit_shared(self, x_BSD: Tensor) -> Tensor:
         """[B, S, D/H] -> the sum of all shared experts (DeepSeekMoE, arXiv 2401.06066, eq. 9)."""
-        rows = x_BSD.reshape(1, -1, x_BSD.shape[-1]).expand(self.config.shared, -1, -1)
+        rows = x_BSD.flatten(0, 1).expand(self.config.shared, -1, -1)
         return self.shared.slots(rows).sum(0).view(x_BSD.shape)
 
     def losses(self, routing: Routing) -> dict[str, Tensor]:

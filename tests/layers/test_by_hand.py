@@ -275,6 +275,7 @@ def test_soft_moe_by_hand():
     routing = soft(logits, c, WhatIf(), None)
     close(routing.dispatch[0], [[2 / 3, 1 / 2], [1 / 3, 1 / 2]])
     close(routing.combine[0], [[2 / 3, 1 / 3], [1 / 2, 1 / 2]])
+
     # tokens 3 and 6: the slots read 2/3 * 3 + 1/3 * 6 = 4 and 4.5; experts add 1 and 2
     class Adds:
         w_in = torch.zeros(2, 1, 1)

@@ -112,8 +112,8 @@ def test_vg43_only_p_carries_gradient():
 
 def test_vg48_the_most_certain_patches_are_kept():
     # 4 x 4 patches, E = 2, capacity 4 (C-21: the score is the router's largest gate)
-    rows = ".1 .8 .7 0 0 .9 .8 .2 .1 .8 .5 .7 .6 .7 .3 .2".split()
-    score = torch.tensor([float(v) for v in rows])
+    rows = [[0.1, 0.8, 0.7, 0], [0, 0.9, 0.8, 0.2], [0.1, 0.8, 0.5, 0.7], [0.6, 0.7, 0.3, 0.2]]
+    score = torch.tensor(rows).flatten()
     # the experts of the patches are not printed; taking turns in order of score, each gets 4
     # of the eight that reach .6
     expert = torch.empty(16, dtype=torch.long)
