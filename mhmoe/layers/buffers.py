@@ -154,10 +154,13 @@ def rank_among_equals(key: Tensor) -> Tensor:
     )
 
 
-def by_priority(gate: Tensor) -> Tensor:
-    """[B*S] sub-tokens by their largest gate, largest first, ties by position: the order of
-    Batch Priority Routing (V-MoE, arXiv 2106.05974, section 4 and released code)."""
-    return torch.sort(gate.amax(-1).flatten(), descending=True, stable=True).indices
+def by_priority(probs: Tensor) -> Tensor:
+    """[B, S, E] -> [B*S] sub-tokens by their largest probability, largest first, ties by position:
+    the order of Batch Priority Routing (V-MoE, arXiv 2106.05974, section 4 and released code).
+
+    Before any renormalisation, as V-MoE and torchscale do: a single renormalised gate is always 1.
+    """
+    return torch.sort(probs.amax(-1).flatten(), descending=True, stable=True).indices
 
 
 def cascade(

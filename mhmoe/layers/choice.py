@@ -107,7 +107,7 @@ def token_choice(
 def seated(routing: Routing, ranked: Tensor, room: buffers.Rooms, config: MoEConfig) -> Routing:
     """The same choices with places in the experts' buffers, as far as there is room."""
     expert, gate, wanted = routing.expert, routing.gate, None
-    order = buffers.by_priority(gate) if config.order == "priority" else None
+    order = buffers.by_priority(routing.probs) if config.order == "priority" else None
     if config.overflow == "reroute":
         wanted = expert
         expert, slot = buffers.cascade(ranked, expert.shape[-1], room, order)

@@ -113,7 +113,7 @@ class MoEConfig:
     capacity_rounding  "ceil", "floor", "nearest", or "share": floor(factor * K * ceil(S / E))
     capacity_multiple, capacity_minimum  C is raised to the next multiple, and to the minimum
     group            who shares places: "sequence", "batch", or a number of sub-tokens
-    order            who is served first: by "position", or by largest gate ("priority")
+    order            who is served first: by "position", or by largest probability ("priority")
     overflow         "drop", or "reroute" to the next best expert with room
     renormalise_after_drop  the gates of the choices that found a place are divided by their sum
     slots            P, slots per expert (Soft MoE)

@@ -219,7 +219,7 @@ _ROWS = (
         key="v-moe-priority",
         title="V-MoE, batch priority",
         paper="Riquelme et al. 2021, arXiv 2106.05974, section 4 (Batch Priority Routing)",
-        sentence="The same, but the patches with the largest gate take their places first.",
+        sentence="The same, but the patches with the largest probability take their places first.",
         switches=_V_MOE | {"order": "priority"},
         loss_weights={"importance": 5e-3, "load": 5e-3},
     ),

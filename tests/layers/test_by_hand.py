@@ -164,13 +164,19 @@ def test_switch_drops_who_comes_late():
 
 
 def test_priority_serves_the_surest_first():
-    # largest gates 4/7, 4/7, 8/11: token 2, then 0 before 1
+    # largest probabilities 4/7, 4/7, 8/11: token 2, then 0 before 1
     routing = hand(CROWD, order="priority", top_k=1, capacity_factor=2.0)
     assert routing.capacity == (2,)
     assert routing.slot[0].tolist() == [[1], [-1], [0]]
     # first choices of all before any second: expert 1 gets its seconds in the same order
     routing = hand(CROWD, order="priority", top_k=2, capacity_factor=0.5)
     assert routing.slot[0].tolist() == [[-1, -1], [-1, -1], [0, 0]]
+
+
+def test_priority_looks_at_probabilities_though_the_gate_is_one():
+    routing = hand(CROWD, "mixtral", order="priority", top_k=1, capacity_factor=1.0)
+    assert torch.equal(routing.gate, torch.ones(1, 3, 1))
+    assert routing.kept[0, :, 0].tolist() == [False, False, True]
 
 
 def test_no_token_is_left_behind():
