@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe_cases import ALL, TOKENS_CHOOSE, build, config, seeded, tokens
 
-from mhmoe.layers import MoEConfig, losses, route
+from mhmoe.layers import MoEConfig, keep_top_k, losses, route
 from mhmoe.trace import GATES, check_layer
 
 QUICK = settings(max_examples=100, deadline=None, derandomize=True)
@@ -175,6 +175,26 @@ def test_but_it_does_for_first_come_first_served():
     layer, x = build(config("switch", capacity_factor=0.5)), tokens(1, 8, 8)
     order = torch.arange(7, -1, -1)
     assert not torch.allclose(layer(x[:, order]), layer(x)[:, order], atol=1e-4)
+
+
+@QUICK
+@given(
+    number=st.sampled_from((2, 16, 17, 40)),
+    k=st.integers(1, 12),
+    steps=st.sampled_from((1, 2, 5, 1000)),
+    seed=st.integers(0, 99),
+)
+def test_the_largest_in_every_way_to_find_them(number, k, steps, seed):
+    """Few steps are many ties; among the values are those that mark a closed expert."""
+    k, scores = min(k, number), torch.randn(5, number, generator=seeded(seed))
+    scores = (scores * steps).round() / steps
+    for odd in (0.0, torch.finfo(torch.float32).min, -torch.inf, torch.nan):
+        scores[:, ::3] = odd
+        expected = [
+            sorted(range(number), key=lambda e, row=row: (-np.nan_to_num(row[e], nan=np.inf), e))
+            for row in scores.tolist()
+        ]
+        assert keep_top_k(scores, k).tolist() == [row[:k] for row in expected]
 
 
 @QUICK
