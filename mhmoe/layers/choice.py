@@ -101,10 +101,10 @@ def token_choice(
     ranked = keep_top_k(rank_by, config.experts if config.overflow == "reroute" else K)
     expert = ranked[..., :K]
     gate = gates(logits, probs, expert, config.gate)
-    if config.gate_scale != 1:
-        gate = gate * config.gate_scale
     if config.second != "all" and generator is not None:
         expert, gate = give_up(expert, gate, config.second, generator)
+    if config.gate_scale != 1:
+        gate = gate * config.gate_scale
     if mask is not None or what_if.experts_off or config.expert_groups > 1:
         closed = rank_by.gather(-1, ranked) <= MASKED
         if mask is not None:
@@ -204,8 +204,8 @@ def expert_choice(
     """Each expert takes the C sub-tokens that give it the largest share of their softmax; the
     gate is that share, not renormalised (Zhou et al. 2022, arXiv 2202.09368, section 3.2).
 
-    C = ceil(capacity_factor * top_k * S / E); ties go to the earlier sub-token. The
-    lists are turned around: per sub-token the experts that took it, best first, K the most.
+    C = ceil(capacity_factor * top_k * S / E); ties go to the earlier sub-token. The lists are
+    turned around: per sub-token the experts that took it, best first, K the most that one has.
     """
     K = config.top_k if what_if.top_k is None else what_if.top_k
     room = buffers.rooms(logits.shape[:2], K, config, what_if, mask, logits.device)

@@ -2,9 +2,8 @@
 
 Shapes: logits, probs [N, E]; expert, gate [N, K]; rows of padding are left out by the caller.
 All use demand (choices before capacity and re-routing), so that a full expert cannot hide its
-popularity. All are scaled so that they do not change with E, K or the number of tokens when
-routing stays as even or uneven as it is: balance is 1 when even. Others scale differently:
-GShard's paper divides by E^2; Hugging Face's Mixtral counts choices per token, so K when even.
+popularity. Balance reads 1 when routing is even, whatever E, K and the number of tokens; others
+scale it differently: GShard's paper has 1/E^2 there, Hugging Face's Mixtral K.
 """
 
 from __future__ import annotations
@@ -90,8 +89,9 @@ def all_losses(
 ) -> dict[str, Tensor]:
     """Every loss by the name that traces, logs and recipes use.
 
-    importance_E  other sums than those of the gates; load_E  smooth loads: without noise there
-    are only counts, which carry no gradient; counts  "first": balance counts first choices only
+    importance_E  other sums than those of the gates
+    load_E        smooth loads; without noise there are only counts, which carry no gradient
+    counts        "first": balance counts first choices only
     """
     E = probs_NE.shape[1]
     sums = importance(expert_NK, gate_NK, E) if importance_E is None else importance_E
@@ -115,9 +115,11 @@ def of(routing: Routing, config: MoEConfig, temperature: Tensor | None = None) -
     logits = routing.real(routing.logits)
     if routing.combine is not None:
         read_E = routing.real(routing.combine).sum(0).view(config.experts, -1).sum(1)
-        even = read_E.new_zeros(())
-        return {"balance": even + 1, "importance": variation(read_E), "load": even} | {
-            "z": z_loss(logits)
+        return {
+            "balance": read_E.new_ones(()),
+            "importance": variation(read_E),
+            "load": read_E.new_zeros(()),
+            "z": z_loss(logits),
         }
     wanted = routing.expert if routing.wanted is None else routing.wanted
     found = all_losses(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mhmoe.layers import losses, routers, soft
 from mhmoe.layers.choice import route
-from mhmoe.layers.config import TRAINED, MoEConfig, WhatIf
+from mhmoe.layers.config import TRAINED, ConfigError, MoEConfig, WhatIf
 from mhmoe.layers.experts import Experts
 from mhmoe.layers.routers import Routing
 from mhmoe.trace import SOFT, LayerTrace
@@ -131,17 +131,8 @@ class MoELayer(nn.Module):
         y_BTD = self.merge(combined) if c.projections else combined
         if mask is not None:
             y_BTD = torch.where(mask[..., None], y_BTD, 0)
-        return (
-            y_BTD,
-            routing,
-            vectors
-            | {
-                "x": x_BTD,
-                "wide": wide,
-                "combined": combined,
-                "out": y_BTD,
-            },
-        )
+        vectors |= {"x": x_BTD, "wide": wide, "combined": combined, "out": y_BTD}
+        return y_BTD, routing, vectors
 
     def decide(
         self,
@@ -151,28 +142,41 @@ class MoELayer(nn.Module):
         generator: torch.Generator | None = None,
         with_places: bool = False,
     ) -> Routing:
-        """[B, S, D/H] -> who goes where; what the experts read is not touched by jitter."""
-        c, read, std = self.config, x_BSD, None
-        if generator is not None and c.jitter and c.jitter_on == "input":
-            read = routers.jittered(read, c.jitter, generator)
-        clean = logits = self.router(read)
-        if generator is not None and c.jitter and c.jitter_on == "scores":
-            shift = routers.uniform(logits.shape, 1 - c.jitter, 1 + c.jitter, generator)
-            logits = logits + shift.to(logits.device)
-        if generator is not None and c.noise != "none":
-            std = routers.noise_std(self.router, read)
-            logits = routers.noisy(logits, std, generator)
-        bias = self.router.bias if c.bias_update else None
+        """[B, S, D/H] -> who goes where with what weight; step 3 to 5."""
+        logits, clean, std = self.scores(x_BSD, generator)
         routing = route(
             logits,
-            c,
+            self.config,
             what_if,
             mask=mask,
-            bias=bias,
+            bias=self.router.bias if self.config.bias_update else None,
             generator=generator,
             with_places=with_places,
         )
-        return routing if std is None else replace(routing, clean=clean, std=std)
+        if std is None:
+            return routing
+        t = what_if.temperature  # it divides the noise as well as the scores
+        return replace(routing, clean=clean / t, std=std / t)
+
+    def scores(
+        self, x_BSD: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """[B, S, D/H] -> scores [B, S, E], the same without noise, and the noise's std or None.
+        Jitter and noise act here, and only here: experts read x as it is."""
+        c, read = self.config, x_BSD
+        if generator is None:
+            clean = self.router(read)
+            return clean, clean, None
+        if c.jitter and c.jitter_on == "input":
+            read = routers.jittered(read, c.jitter, generator)
+        clean = self.router(read)
+        if c.jitter and c.jitter_on == "scores":
+            shift = routers.uniform(clean.shape, 1 - c.jitter, 1 + c.jitter, generator)
+            clean = clean + shift.to(clean.device)
+        if c.noise == "none":
+            return clean, clean, None
+        std = routers.noise_std(self.router, read)
+        return routers.noisy(clean, std, generator), clean, std
 
     def visit(
         self, x_BSD: Tensor, routing: Routing, with_vectors: bool = False
@@ -204,7 +208,10 @@ class MoELayer(nn.Module):
     @torch.no_grad()
     def update_bias(self, demand_E: Tensor) -> None:
         """One step of loss-free balancing after a batch: b += u sign(mean(c) - c), c [E] how often
-        each expert was chosen (Wang et al. 2024, arXiv 2408.15664, algorithm 1)."""
+        each expert was chosen (Wang et al. 2024, arXiv 2408.15664, algorithm 1). Raises ConfigError
+        for a layer without such a bias."""
+        if not self.config.bias_update:
+            raise ConfigError("this layer has no bias to update: build it with bias_update above 0")
         c = demand_E.to(self.router.bias.dtype)
         self.router.bias += self.config.bias_update * torch.sign(c.mean() - c)
 

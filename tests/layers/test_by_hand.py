@@ -11,7 +11,7 @@ import pytest
 import torch
 from moe_cases import build, config, hand, seeded, tokens
 
-from mhmoe.layers import WhatIf, capacity, places, route
+from mhmoe.layers import ConfigError, WhatIf, capacity, places, route
 from mhmoe.layers.choice import give_up, keep_groups
 from mhmoe.layers.routers import CosineRouter
 from mhmoe.layers.soft import SoftRouter, mix, soft
@@ -68,6 +68,11 @@ def test_the_bias_rises_for_the_idle_and_falls_for_the_busy():
     before = layer.router.bias.clone()
     layer.update_bias(torch.tensor([5, 1, 3, 3]))  # the mean is 3
     close(layer.router.bias - before, [-0.25, 0.25, 0.0, 0.0])
+
+
+def test_a_layer_without_a_bias_says_so():
+    with pytest.raises(ConfigError, match="no bias to update"):
+        build(config()).update_bias(torch.ones(4))
 
 
 def test_only_the_best_groups_may_be_chosen_from():

@@ -143,6 +143,16 @@ def test_load_is_smooth_with_noise_and_a_count_without(key):
     assert layer.router.weight.grad.abs().max() > 0
 
 
+def test_a_temperature_divides_the_noise_too():
+    # so that the chance to be chosen, (clean - threshold) / std, stays
+    layer, x = build(config("shazeer", top_k=2)), tokens(1, 30, 8)
+    loads = [
+        layer.losses(layer.decide(x, what_if=WhatIf(temperature=t), generator=seeded(0)))["load"]
+        for t in (1.0, 3.0)
+    ]
+    torch.testing.assert_close(loads[0], loads[1])
+
+
 def test_losses_see_what_was_wanted_not_what_was_found():
     # all want expert 0; re-routing hides it from nobody
     routing = hand([[4.0, 2.0, 1.0]] * 3, "no-token-left-behind", capacity_factor=1.0)
