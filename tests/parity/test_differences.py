@@ -117,6 +117,7 @@ def test_mixture_of_experts_draws_in_evaluation_too():
 
     x = compare.tokens()
     theirs = oracles.fill(MoE(WIDTH, num_experts=4, hidden_dim=oracles.INNER)).eval()
+    torch.manual_seed(0)  # two draws may also fall alike; these do not
     first, second = theirs(x)[0], theirs(x)[0]
     assert compare.far(first, second) > 0.01
     layer = MoELayer(replace(ROW["mixture-of-experts"].config, second="threshold"))
