@@ -77,7 +77,7 @@ class Transformer(nn.Module):
         """Every weight from one generator, so that a seed is a model."""
         scale = (2 * self.config.blocks) ** -0.5  # residual branches: GPT-2's rule
         for name, p in self.named_parameters():
-            if p.dim() == 1:
+            if p.dim() <= 1:
                 p.fill_(0.0 if name.endswith("bias") or name == "mask_token" else 1.0)
             else:
                 p.normal_(
