@@ -11,7 +11,7 @@ import pytest
 import torch
 from moe_cases import build, config, hand, seeded, tokens
 
-from mhmoe.layers import ConfigError, WhatIf, capacity, places, route
+from mhmoe.layers import ConfigError, MoELayer, WhatIf, capacity, places, route
 from mhmoe.layers.choice import give_up, keep_groups
 from mhmoe.layers.routers import CosineRouter
 from mhmoe.layers.soft import SoftRouter, mix, soft
@@ -104,6 +104,49 @@ def test_cosines_of_x_moe():
             close(router(torch.tensor([[[3.0, 4.0]]]))[0, 0], expected)
             router.keep_norm()  # the scores do not notice
             close(router(torch.tensor([[[3.0, 4.0]]]))[0, 0], expected)
+
+
+# ---------------------------------------------------------------------------- randomness
+
+
+def test_learned_noise_starts_at_the_logarithm_of_two():
+    # softplus(0) = ln 2 = 0.693 for every token and expert (F-03), and the scores start at zero
+    layer = MoELayer(config("shazeer"), seeded(0))
+    routing = layer.decide(tokens(50, 100, 8), generator=seeded(1))
+    assert not routing.clean.any()
+    torch.testing.assert_close(routing.std, torch.full((50, 100, 4), math.log(2)))
+    assert routing.logits.std().item() == pytest.approx(math.log(2), rel=0.02)
+    assert abs(routing.logits.mean().item()) < 0.02
+
+
+def test_learned_noise_depends_on_token_and_expert():
+    layer = MoELayer(config("shazeer", experts=2, d_model=2), seeded(0))
+    with torch.no_grad():
+        layer.router.noise.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        std = layer.decide(torch.tensor([[[1.0, 1.0], [0.0, 3.0]]]), generator=seeded(1)).std
+    soft_plus = [[math.log1p(math.exp(v)) for v in row] for row in ([1, 2], [0, 6])]
+    close(std[0], soft_plus)
+
+
+def test_v_moe_noise_has_a_standard_deviation_of_one_over_e():
+    layer = build(config("v-moe", experts=16))
+    routing = layer.decide(tokens(20, 100, 8), generator=seeded(1))
+    noise = routing.logits - routing.clean
+    assert noise.std().item() == pytest.approx(1 / 16, rel=0.02)
+    torch.testing.assert_close(routing.std, torch.full_like(noise, 1 / 16))
+
+
+def test_jitter_multiplies_the_input_or_is_added_to_the_scores():
+    x = tokens(4, 100, 8)
+    for where in ("input", "scores"):
+        layer = build(config("switch", jitter=0.1, jitter_on=where))
+        layer.router.weight = torch.nn.Parameter(torch.eye(8)[:4])  # scores are inputs 0 to 3
+        plain, _, _ = layer.scores(x)
+        shaken, _, std = layer.scores(x, seeded(1))
+        assert std is None  # it is not the noise that the load loss knows
+        moved = shaken / plain if where == "input" else shaken - plain
+        assert 0.9 - 1e-5 <= moved.min().item() < 0.91
+        assert 1.09 < moved.max().item() <= 1.1 + 1e-5
 
 
 # ---------------------------------------------------------------------------- second choices
