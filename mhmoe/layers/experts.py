@@ -42,7 +42,7 @@ class Experts(nn.Module):
     def forward(self, x_ND: Tensor, expert_NK: Tensor) -> Tensor:
         """[N, D/H], [N, K] expert or -1 -> [N, K, D/H] what each chosen expert makes of x; zero
         for -1."""
-        visits, _ = Visits.of(expert_NK, len(self.w_in), each=True)
+        visits, _ = Visits.of(expert_NK, self.w_in.shape[0], each=True)
         y = visit(x_ND, None, self.weights, visits, self.activation)
         return y.view(*expert_NK.shape, x_ND.shape[1])
 
@@ -50,7 +50,7 @@ class Experts(nn.Module):
         """[N, D/H], [N, K] expert or -1, [N, K] -> [N, D/H], y = sum_k gate_k expert_k(x)
         (Shazeer 2017, eq. 1). The gates of -1 are not read. Costs as much as there are real
         choices, however large K is."""
-        visits, order = Visits.of(expert_NK, len(self.w_in), each=False)
+        visits, order = Visits.of(expert_NK, self.w_in.shape[0], each=False)
         gate_R = gate_NK.to(x_ND.dtype).flatten().index_select(0, order)
         return visit(x_ND, gate_R, self.weights, visits, self.activation)
 
@@ -58,7 +58,8 @@ class Experts(nn.Module):
         """[E, P, D/H] -> [E, P, D/H], every expert on P rows of its own (Soft MoE)."""
         E, P, D = x_EPD.shape
         row = torch.arange(E * P, device=x_EPD.device)
-        visits = Visits(row // max(P, 1), row, row, [P * e for e in range(E + 1)], E * P)
+        edges = torch.arange(E + 1, device=x_EPD.device, dtype=torch.int32) * P
+        visits = Visits(row // max(P, 1), row, row, edges, edges.tolist(), E * P)
         y = visit(x_EPD.reshape(E * P, D), None, self.weights, visits, self.activation)
         return y.view(E, P, D)
 

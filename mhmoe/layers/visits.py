@@ -14,8 +14,10 @@ Why a backward pass by hand: autograd would add a zero tensor of all experts' si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -40,13 +42,15 @@ class Visits:
     """R visits, sorted by expert: which row of x each reads, which row of the sum it adds to.
 
     expert, source, target  [R]
-    starts                  E + 1 numbers: expert e has the visits starts[e] to starts[e + 1]
+    edges                   [E + 1] int32: expert e has the visits edges[e] to edges[e + 1]
+    starts                  the same as a list
     rows                    number of rows of the sum
     """
 
     expert: Tensor
     source: Tensor
     target: Tensor
+    edges: Tensor
     starts: list[int]
     rows: int
 
@@ -58,14 +62,15 @@ class Visits:
         """
         N, K = expert_NK.shape
         expert, order = expert_NK.flatten().sort(stable=True)
-        edges = torch.arange(experts + 1, device=expert.device)
-        starts = torch.searchsorted(expert, edges).tolist()
+        every = torch.arange(experts + 1, device=expert.device)
+        edges = torch.searchsorted(expert, every, out_int32=True)
+        starts = edges.tolist()
         if skipped := starts[0]:  # -1 sorts to the front
-            expert, order = expert[skipped:], order[skipped:]
+            expert, order, edges = expert[skipped:], order[skipped:], edges - skipped
             starts = [start - skipped for start in starts]
         source = order // K if K > 1 else order
         target, rows = (order, N * K) if each else (source, N)
-        return cls(expert, source, target, starts, rows), order
+        return cls(expert, source, target, edges, starts, rows), order
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,10 @@ class Weights:
     b_in: Tensor | None
     b_out: Tensor | None
 
+    @property
+    def each(self) -> tuple[Tensor | None, ...]:
+        return self.w_in, self.w_gate, self.w_out, self.b_in, self.b_out
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -91,18 +100,21 @@ class Piece:
     ends: Tensor | None  # of several experts: where each one's rows end
 
     def times(self, rows: Tensor, w: Tensor, *, turned=False, out: Tensor | None = None) -> Tensor:
-        """[R', A] times each row's own expert's matrix of w [E, A, B] (turned: [E, B, A])."""
+        """[R', A] times each row's own expert's matrix of w [E, A, B] (turned: [E, B, A]).
+        One expert writes into ``out`` if given; several cannot."""
         if self.ends is None:
             w = w[self.first]
             return torch.mm(rows, w.t() if turned else w, out=out)
         w = w[self.first : self.last]
-        product = F.grouped_mm(rows, w.transpose(1, 2) if turned else w, offs=self.ends)
-        return product if out is None else out.copy_(product)
+        return F.grouped_mm(rows, w.transpose(1, 2) if turned else w, offs=self.ends)
 
-    def outer(self, a: Tensor, b: Tensor, starts: list[int], out: Tensor) -> None:
+    def outer(self, a: Tensor, b: Tensor, starts: list[int], out: Tensor | None) -> None:
         """a^T b [A, B] over each expert's rows, into out [E, A, B]; later pieces are added."""
-        if self.ends is not None and a.is_cuda:
-            out[self.first : self.last] = F.grouped_mm(a.t(), b, offs=self.ends)
+        if out is None:
+            return
+        all_here = out[self.first : self.last]
+        if self.ends is not None and (a.is_cuda or all_here.nbytes < LARGE_BYTES):
+            all_here.copy_(F.grouped_mm(a.t(), b, offs=self.ends))
             return
         for e in range(self.first, self.last):
             lo, hi = max(starts[e], self.lo) - self.lo, min(starts[e + 1], self.hi) - self.lo
@@ -114,12 +126,14 @@ class Piece:
                 torch.mm(a[lo:hi].t(), b[lo:hi], out=out[e])
 
 
-def pieces(starts: list[int], x: Tensor, width: int) -> Iterator[Piece]:
+def pieces(visits: Visits, x: Tensor, width: int) -> Iterator[Piece]:
     """All visits in order, cut as the head of this file says. x [N, D] and F decide what can be
     grouped."""
-    most = starts[-1] if x.is_cuda else CHUNK
+    starts = visits.starts
+    most = CHUNK if x.device.type == "cpu" else starts[-1]
     unit = 16 // x.element_size()
-    grouped = x.dtype != torch.float64 and x.shape[1] % unit == 0 and width % unit == 0
+    grouped = x.device.type in ("cpu", "cuda") and x.dtype != torch.float64
+    grouped = grouped and x.shape[1] % unit == 0 and width % unit == 0
     first, experts = 0, len(starts) - 1
     while first < experts:
         last = first + 1
@@ -128,8 +142,8 @@ def pieces(starts: list[int], x: Tensor, width: int) -> Iterator[Piece]:
         lo, rows = starts[first], starts[last] - starts[first]
         ends = None
         if rows and last - first > 1:
-            offsets = [end - lo for end in starts[first + 1 : last + 1]]
-            ends = torch.tensor(offsets, dtype=torch.int32, device=x.device)
+            ends = visits.edges[first + 1 : last + 1]
+            ends = ends - lo if lo else ends
         cuts = -(-rows // most) if rows else 0
         for i in range(cuts):
             yield Piece(lo + rows * i // cuts, lo + rows * (i + 1) // cuts, first, last, ends)
@@ -143,21 +157,15 @@ def visit(
 
     The sum is taken in the order of the experts, so it does not depend on how pieces are cut.
     """
-    parts = (weights.w_in, weights.w_gate, weights.w_out, weights.b_in, weights.b_out)
-    wants = any(t is not None and t.requires_grad for t in (x_ND, gate_R, *parts))
-    if torch.is_grad_enabled() and wants:
-        return _Visit.apply(x_ND, gate_R, *parts, visits, activation)
+    inputs, device = (x_ND, gate_R, *weights.each), x_ND.device.type
+    if torch.is_autocast_enabled(device):  # all in its dtype, and no product changes it again
+        dtype = torch.get_autocast_dtype(device)
+        x, gate, *parts = (None if t is None else t.to(dtype) for t in inputs)
+        with torch.autocast(device, enabled=False):
+            return visit(x, gate, Weights(*parts), visits, activation)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+        return _Visit.apply(*inputs, visits, activation)
     return _forward(x_ND, gate_R, weights, visits, activation)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What the backward pass reads again: the hidden layer before its activation [R, F], with
-    SwiGLU also the gating one, and the experts' outputs [R, D] if gates want a gradient."""
-
-    hidden: Tensor
-    gating: Tensor | None
-    out: Tensor | None
 
 
 def _forward(
@@ -166,25 +174,42 @@ def _forward(
     w: Weights,
     visits: Visits,
     activation: Callable,
-    kept: Kept | None = None,
+    kept: list[Tensor | None] | None = None,
 ) -> Tensor:
+    """The sum. ``kept`` gets three tensors of each piece for the backward pass: the hidden layer
+    before its activation, with SwiGLU the gating one, and the output if gates want a gradient."""
+    width = w.w_in.shape[2]
     total = x.new_zeros(visits.rows, x.shape[1])
-    for p in pieces(visits.starts, x, w.w_in.shape[2]):
+    space = (None, None, None) if kept is None else _space(x, gate, w, len(visits.source))
+    for p in pieces(visits, x, width):
         at = slice(p.lo, p.hi)
-        here = _rows_of(kept, at)
+        hidden, gating, out = (None if t is None else t[at] for t in space)
         rows = x.index_select(0, visits.source[at])
-        hidden = p.times(rows, w.w_in, out=here.hidden)
+        hidden = p.times(rows, w.w_in, out=hidden)
         if w.b_in is not None:
             hidden += w.b_in.index_select(0, visits.expert[at])
         if w.w_gate is None:
-            hidden = activation(hidden)
+            active = activation(hidden)
         else:
-            hidden = activation(p.times(rows, w.w_gate, out=here.gating)) * hidden
-        out = p.times(hidden, w.w_out, out=here.out)
+            gating = p.times(rows, w.w_gate, out=gating)
+            active = activation(gating) * hidden
+        out = p.times(active, w.w_out, out=out)
         if w.b_out is not None:
             out += w.b_out.index_select(0, visits.expert[at])
         add(total, visits.target[at], out if gate is None else out * gate[at, None])
+        if kept is not None:
+            kept += [hidden, gating, None if gate is None else out]
     return total
+
+
+def _space(x: Tensor, gate: Tensor | None, w: Weights, R: int) -> tuple[Tensor | None, ...]:
+    """Memory for what is kept of pieces of a single expert; several bring their own."""
+    hidden = (R, w.w_in.shape[2])
+    return (
+        buffer(hidden, x),
+        None if w.w_gate is None else buffer(hidden, x),
+        None if gate is None else buffer((R, x.shape[1]), x),
+    )
 
 
 class _Visit(torch.autograd.Function):
@@ -193,83 +218,73 @@ class _Visit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, gate, w_in, w_gate, w_out, b_in, b_out, visits, activation):
-        R, width = len(visits.source), w_in.shape[2]
-        kept = Kept(
-            buffer((R, width), x),
-            None if w_gate is None else buffer((R, width), x),
-            None if gate is None else buffer((R, x.shape[1]), x),
-        )
-        ctx.save_for_backward(
-            x, gate, w_in, w_gate, w_out, b_in, b_out, kept.hidden, kept.gating, kept.out
-        )
-        ctx.visits, ctx.activation = visits, activation
         weights = Weights(w_in, w_gate, w_out, b_in, b_out)
-        return _forward(x, gate, weights, visits, activation, kept)
+        kept: list[Tensor | None] = []
+        total = _forward(x, gate, weights, visits, activation, kept)
+        ctx.save_for_backward(x, gate, w_in, w_gate, w_out, b_in, b_out, *kept)
+        ctx.visits, ctx.activation = visits, activation
+        return total
 
     @staticmethod
     def backward(ctx, grad):
-        *inputs, hidden, gating, out = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return (*_again(grad, inputs, ctx), None, None)
-        x, gate, *parts = inputs
-        kept = Kept(hidden, gating, out)
-        return (*_backward(grad, x, gate, Weights(*parts), kept, ctx), None, None)
+        x, gate, *rest = ctx.saved_tensors
+        weights, kept = Weights(*rest[:5]), rest[5:]
+        gradients = _again if torch.is_grad_enabled() else _backward
+        return (*gradients(grad, x, gate, weights, kept, ctx), None, None)
 
 
-def _backward(grad, x, gate, w: Weights, kept: Kept, ctx) -> tuple[Tensor | None, ...]:
+def _backward(grad, x, gate, w: Weights, kept: list, ctx) -> tuple[Tensor | None, ...]:
     """Gradients of x, gate and the five weights."""
-    visits, derivative = ctx.visits, DERIVATIVE[ctx.activation]
-    starts = visits.starts
+    visits, activation, starts = ctx.visits, ctx.activation, ctx.visits.starts
+    derivative = DERIVATIVE[activation]
     grad = grad.contiguous()  # a sum's gradient has no strides, which grouped_mm refuses
     to_x, to_gate = torch.zeros_like(x), None if gate is None else torch.empty_like(gate)
-    to = Weights(*(None if t is None else _for_all(t, starts) for t in vars(w).values()))
-    for p in pieces(starts, x, w.w_in.shape[2]):
+    wanted = ctx.needs_input_grad[2:7]
+    to = Weights(*(_for_all(t, starts) if y else None for t, y in zip(w.each, wanted, strict=True)))
+    each = zip(pieces(visits, x, w.w_in.shape[2]), kept[::3], kept[1::3], kept[2::3], strict=True)
+    for p, hidden, gating, out in each:
         at = slice(p.lo, p.hi)
-        here, expert = _rows_of(kept, at), visits.expert[at]
-        rows, g = x.index_select(0, visits.source[at]), grad.index_select(0, visits.target[at])
+        source, expert = visits.source[at], visits.expert[at]
+        rows, g = x.index_select(0, source), grad.index_select(0, visits.target[at])
         if gate is not None:
-            torch.sum(g * here.out, -1, out=to_gate[at])
+            to_gate[at] = (g * out).sum(-1)
             g *= gate[at, None]
-        opened = None if w.w_gate is None else ctx.activation(here.gating)
-        hidden = ctx.activation(here.hidden) if opened is None else opened * here.hidden
-        p.outer(hidden, g, starts, to.w_out)
+        opened = None if gating is None else activation(gating)
+        p.outer(activation(hidden) if gating is None else opened * hidden, g, starts, to.w_out)
         g_hidden = p.times(g, w.w_out, turned=True)
-        if opened is None:
-            g_hidden = derivative(g_hidden, here.hidden)
+        if gating is None:
+            g_hidden = derivative(g_hidden, hidden)
         else:
-            g_gating = derivative(g_hidden * here.hidden, here.gating)
+            g_gating = derivative(g_hidden * hidden, gating)
             g_hidden *= opened
             p.outer(rows, g_gating, starts, to.w_gate)
-            add(to_x, visits.source[at], p.times(g_gating, w.w_gate, turned=True))
+            add(to_x, source, p.times(g_gating, w.w_gate, turned=True))
         p.outer(rows, g_hidden, starts, to.w_in)
-        add(to_x, visits.source[at], p.times(g_hidden, w.w_in, turned=True))
-        if w.b_in is not None:
+        add(to_x, source, p.times(g_hidden, w.w_in, turned=True))
+        if to.b_in is not None:
             add(to.b_in, expert, g_hidden)
-        if w.b_out is not None:
+        if to.b_out is not None:
             add(to.b_out, expert, g)
-    return to_x, to_gate, *vars(to).values()
+    return to_x, to_gate, *to.each
 
 
 def _plainly(x, gate, w: Weights, visits: Visits, activation: Callable) -> Tensor:
-    """:func:`_forward` in a few differentiable lines: one expert after the other, nothing kept."""
-    parts = [
-        [None] * (len(visits.starts) - 1) if t is None else t.unbind(0) for t in vars(w).values()
-    ]
-    counts = np.diff(visits.starts).tolist()
+    """:func:`_forward` in a few differentiable lines: one expert after the other."""
+    E, counts = len(w.w_in), [b - a for a, b in pairwise(visits.starts)]
     rows = x.index_select(0, visits.source).split(counts)
-    done = [ffn(r, *own, activation) for r, *own in zip(rows, *parts, strict=True)]
-    out = torch.cat(done)
+    parts = [[None] * E if t is None else t.unbind(0) for t in w.each]
+    out = torch.cat([ffn(r, *own, activation) for r, *own in zip(rows, *parts, strict=True)])
     out = out if gate is None else out * gate[:, None]
     return x.new_zeros(visits.rows, x.shape[1]).index_add(0, visits.target, out)
 
 
-def _again(grad: Tensor, inputs: list[Tensor | None], ctx) -> list[Tensor | None]:
+def _again(grad, x, gate, w: Weights, kept: list, ctx) -> list[Tensor | None]:
     """The gradients with a graph of their own."""
-    x, gate, *parts = inputs
-    y = _plainly(x, gate, Weights(*parts), ctx.visits, ctx.activation)
-    wanted = [t for t, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
-    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
-    return [next(found) if needed else None for needed in ctx.needs_input_grad[: len(inputs)]]
+    needed = ctx.needs_input_grad[:7]
+    inputs = [t for t, wanted in zip((x, gate, *w.each), needed, strict=True) if wanted]
+    y = _plainly(x, gate, w, ctx.visits, ctx.activation)
+    found = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
+    return [next(found) if wanted else None for wanted in needed]
 
 
 def ffn(x, w_in, w_gate, w_out, b_in, b_out, activation: Callable) -> Tensor:
@@ -293,8 +308,8 @@ def buffer(shape: tuple[int, ...], like: Tensor) -> Tensor:
     A fresh large tensor costs a page fault per 4 KB, which can take longer than the products that
     fill it. numpy asks Linux for pages of 2 MB, torch does not, so numpy brings the memory.
     """
-    size = like.element_size() * int(np.prod(shape))
-    if like.is_cuda or size < LARGE_BYTES:
+    size = like.element_size() * math.prod(shape)
+    if like.device.type != "cpu" or size < LARGE_BYTES:
         return like.new_empty(shape)
     raw = np.empty(size + 64, np.uint8)
     begin = -raw.ctypes.data % 64  # aligned as torch's own
@@ -306,13 +321,7 @@ def _for_all(stacked: Tensor, starts: list[int]) -> Tensor:
     if stacked.dim() == 2:
         return torch.zeros_like(stacked)
     total = buffer(stacked.shape, stacked)
-    idle = [e for e in range(len(starts) - 1) if starts[e] == starts[e + 1]]
-    for e in idle:
-        total[e].zero_()
+    for e, (lo, hi) in enumerate(pairwise(starts)):
+        if lo == hi:
+            total[e].zero_()
     return total
-
-
-def _rows_of(kept: Kept | None, at: slice) -> Kept:
-    if kept is None:
-        return Kept(None, None, None)
-    return Kept(*(None if t is None else t[at] for t in vars(kept).values()))
