@@ -8,8 +8,10 @@ multiples of 16 bytes) each has a piece of its own. On a GPU everything is one p
 Why pieces: the hidden layer of a piece (CHUNK x F) stays in a core's cache between the two
 products, so that for narrow, deep experts this is faster than two products over all rows.
 
-Why a backward pass by hand: autograd would add a zero tensor of all experts' size for each expert
-(or stack the gradients again). Here each gradient is written once, into its place.
+Why a backward pass by hand: where pieces share weights, autograd would add a zero tensor of all
+experts' size for each of them. Here each gradient is written once, into its place. The rule: a
+single piece with small weights, and every single piece on a GPU, is left to autograd, which has
+less to do before its first product; everything else goes by hand.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from torch.nn import functional as F
 
 #: Rows of one piece. From 256 to 1024 the times differ by a few percent.
 CHUNK = 512
-#: From this size on, buffers ask the system for large pages (as numpy does; torch does not).
+#: From this size on, weights are large, and buffers come with large pages.
 LARGE_BYTES = 4 << 20
 
 #: Gradient of an activation from the gradient above and its input.
@@ -105,16 +107,13 @@ class Piece:
         if self.ends is None:
             w = w[self.first]
             return torch.mm(rows, w.t() if turned else w, out=out)
-        w = w[self.first : self.last]
+        if self.last - self.first < len(w):
+            w = w[self.first : self.last]
         return F.grouped_mm(rows, w.transpose(1, 2) if turned else w, offs=self.ends)
 
     def outer(self, a: Tensor, b: Tensor, starts: list[int], out: Tensor | None) -> None:
         """a^T b [A, B] over each expert's rows, into out [E, A, B]; later pieces are added."""
         if out is None:
-            return
-        all_here = out[self.first : self.last]
-        if self.ends is not None and (a.is_cuda or all_here.nbytes < LARGE_BYTES):
-            all_here.copy_(F.grouped_mm(a.t(), b, offs=self.ends))
             return
         for e in range(self.first, self.last):
             lo, hi = max(starts[e], self.lo) - self.lo, min(starts[e + 1], self.hi) - self.lo
@@ -126,14 +125,24 @@ class Piece:
                 torch.mm(a[lo:hi].t(), b[lo:hi], out=out[e])
 
 
+def can_group(x: Tensor, width: int) -> bool:
+    """Whether ``grouped_mm`` takes rows and matrices like these."""
+    unit = 16 // x.element_size()
+    whole = x.shape[1] % unit == 0 and width % unit == 0
+    return whole and x.dtype != torch.float64 and x.device.type in ("cpu", "cuda")
+
+
+def is_one_piece(visits: Visits, x: Tensor, w_in: Tensor) -> bool:
+    """Whether autograd does it all, as the head of this file says."""
+    small = visits.starts[-1] <= CHUNK and w_in.nbytes < LARGE_BYTES
+    return (small or x.device.type != "cpu") and can_group(x, w_in.shape[2])
+
+
 def pieces(visits: Visits, x: Tensor, width: int) -> Iterator[Piece]:
-    """All visits in order, cut as the head of this file says. x [N, D] and F decide what can be
-    grouped."""
+    """All visits in order, cut as the head of this file says."""
     starts = visits.starts
     most = CHUNK if x.device.type == "cpu" else starts[-1]
-    unit = 16 // x.element_size()
-    grouped = x.device.type in ("cpu", "cuda") and x.dtype != torch.float64
-    grouped = grouped and x.shape[1] % unit == 0 and width % unit == 0
+    grouped = can_group(x, width)
     first, experts = 0, len(starts) - 1
     while first < experts:
         last = first + 1
@@ -163,9 +172,10 @@ def visit(
         x, gate, *parts = (None if t is None else t.to(dtype) for t in inputs)
         with torch.autocast(device, enabled=False):
             return visit(x, gate, Weights(*parts), visits, activation)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        return _Visit.apply(*inputs, visits, activation)
-    return _forward(x_ND, gate_R, weights, visits, activation)
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    if not wanted or is_one_piece(visits, x_ND, weights.w_in):
+        return _forward(x_ND, gate_R, weights, visits, activation)
+    return _Visit.apply(*inputs, visits, activation)
 
 
 def _forward(
