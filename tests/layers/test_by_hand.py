@@ -63,6 +63,16 @@ def test_a_bias_takes_part_in_the_choice_alone():
     close(routing.gate[0, 0], [3 / 7, 4 / 7])  # 1/2 and 2/3, divided by their sum 7/6
 
 
+def test_no_bias_and_no_group_brings_back_an_expert_that_is_off():
+    logits = torch.zeros(1, 1, 4)
+    off = WhatIf(experts_off=(1,))
+    c = config("deepseek-v3", top_k=2)
+    routing = route(logits, c, off, bias=torch.tensor([0.0, 9.0, 0.0, 1.0]))
+    assert routing.expert.tolist() == [[[3, 0]]]
+    c = config(expert_groups=2, groups_kept=1, top_k=2)
+    assert route(logits, c, off).expert.tolist() == [[[2, 3]]]
+
+
 def test_the_bias_rises_for_the_idle_and_falls_for_the_busy():
     layer = build(config("deepseek-v3", bias_update=0.25))
     before = layer.router.bias.clone()
@@ -235,6 +245,11 @@ def test_no_token_is_left_behind():
     assert routing.wanted[0].tolist() == [[0], [0], [0]]
     close(routing.gate[0], [[4 / 7], [2 / 7], [1 / 11]])
     assert routing.kept.all()
+
+
+def test_a_gate_that_was_re_routed_is_scaled_like_any_other():
+    routing = hand(CROWD, "no-token-left-behind", capacity_factor=1.0, gate_scale=2.5)
+    close(routing.gate[0], [[2.5 * 4 / 7], [2.5 * 2 / 7], [2.5 * 1 / 11]])
 
 
 def test_who_finds_nobody_is_dropped_after_all():

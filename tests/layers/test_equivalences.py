@@ -181,6 +181,22 @@ def test_rows_and_columns_of_soft_moe(key):
     torch.testing.assert_close(routing.combine.sum(2), torch.ones(2, 7))
 
 
+def test_soft_moe_slot_by_slot():
+    """X~_j = sum_i D_ij X_i, Y_i = sum_j C_ij f_{floor(j / P)}(X~_j), one at a time."""
+    layer, x = build(config("soft-moe", experts=2, slots=3)), tokens(2, 5, 8)
+    routing = layer.run(x)[1]
+    networks = []
+    for e in range(2):
+        networks.append(DenseFFN(8, 12))
+        networks[e].load_state_dict({n: w[e] for n, w in layer.experts.state_dict().items()})
+    for b in range(2):
+        slots = [sum(routing.dispatch[b, i, j] * x[b, i] for i in range(5)) for j in range(6)]
+        out = [networks[j // 3](slots[j]) for j in range(6)]
+        for i in range(5):
+            y = sum(routing.combine[b, i, j] * out[j] for j in range(6))
+            torch.testing.assert_close(layer(x)[b, i], y)
+
+
 def test_normalised_soft_moe_does_not_care_how_long_tokens_are():
     plain, scaled = build(config("soft-moe")), build(config("soft-moe-normalised"))
     x = tokens(1, 5, 8)

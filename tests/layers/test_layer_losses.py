@@ -106,6 +106,13 @@ def test_v_moe_sums_the_probabilities_before_noise():
     )
 
 
+def test_noise_does_not_reach_that_sum():
+    layer, x = build(config("v-moe", experts=2)), tokens(1, 10, 8)  # with noise of std 1/2
+    clean = layer.losses(layer.decide(x))["importance"]
+    noisy = layer.losses(layer.decide(x, generator=seeded(0)))["importance"]
+    assert torch.equal(clean, noisy)
+
+
 def test_smooth_load_by_hand():
     # k = 1, std 1: expert 0 must beat 1, the others 3 (excluding); or all must beat 3 (kth)
     clean = noisy = torch.tensor([[3.0, 1.0, 0.0]])
