@@ -31,8 +31,9 @@ $(VENV)/.app: requirements.txt | $(VENV)/bin/python
 	$(RUN) -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/.test: tests/requirements.txt $(VENV)/.app
+$(VENV)/.test: tests/requirements.txt tests/requirements-no-deps.txt $(VENV)/.app
 	$(RUN) -m pip install --disable-pip-version-check -r tests/requirements.txt
+	$(RUN) -m pip install --disable-pip-version-check --no-deps -r tests/requirements-no-deps.txt
 	@touch $@
 
 # A browser of the system is used where there is one; otherwise Playwright fetches its own, once.

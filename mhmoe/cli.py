@@ -115,6 +115,9 @@ def parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="list the models")
     models.set_defaults(command=list_models)
 
+    routers = commands.add_parser("routers", help="list the routers of the literature")
+    routers.set_defaults(command=list_routers)
+
     trace = commands.add_parser("trace", help="route a text or a picture")
     source = trace.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", metavar="S", help="the text itself")
@@ -131,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--image-dir", metavar="D", type=Path, help="a folder of picture files")
     evaluate.set_defaults(command=show_metrics)
 
-    for command in (models, trace, evaluate):
+    for command in (models, routers, trace, evaluate):
         command.add_argument("--json", action="store_true", help="print JSON")
     for command in (trace, evaluate):
         command.add_argument("--model", metavar="NAME", required=True)
@@ -234,6 +237,24 @@ def _short(metrics: dict) -> str:
     if "relative_error" in metrics:
         return f"{metrics['relative_error']:.3f} of the baseline's error"
     return ""
+
+
+# ---------------------------------------------------------------------------- routers
+
+
+def list_routers(args: argparse.Namespace) -> None:
+    from mhmoe.layers import METHODS, SWITCHES
+
+    if args.json:
+        rows = [row.to_dict() | {"switches": SWITCHES | row.switches} for row in METHODS.values()]
+        print(json.dumps(rows, indent=1))
+        return
+    for row in METHODS.values():
+        print(f"{row.key:<20} {row.title}: {row.paper}")
+        print(f"{'':<20} {row.sentence}")
+        settings = [f"{name}={value}" for name, value in row.switches.items()]
+        settings += [f"{name} loss x {weight:g}" for name, weight in row.loss_weights.items()]
+        print(f"{'':<20} {', '.join(settings) or 'all switches as they are'}")
 
 
 # ---------------------------------------------------------------------------- trace

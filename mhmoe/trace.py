@@ -29,6 +29,7 @@ SCHEMA = 1
 
 TOKEN_CHOICE, EXPERT_CHOICE, SOFT = "token-choice", "expert-choice", "soft"
 ASSIGNMENTS = (TOKEN_CHOICE, EXPERT_CHOICE, SOFT)
+SCORES = ("softmax", "sigmoid")
 
 #: The gate conventions of the literature: which numbers weigh the chosen experts.
 GATES = {
@@ -93,13 +94,15 @@ class ImageInput:
 class LayerTrace:
     """What one MoE layer decided.
 
-    logits, probs  [S, E]   scores and their softmax (for Soft MoE [S, E*P] scores)
+    logits, probs  [S, E]   scores and their softmax (for Soft MoE [S, E*P] scores and combine)
+    score                   "softmax", or "sigmoid": then probs are each score's own sigmoid
     expert         [S, K]   chosen experts, best first, padded with -1
     gate           [S, K]   the weight each choice really got before any drop, padded with 0
     slot           [S, K]   place in the expert's buffer, -1 where there is none
     kept           [S, K]   False where the expert was full, or for padding
+    wanted         [S, K]   choices before re-routing; None where full experts just drop
     dispatch, combine [S, E*P]   Soft MoE only; then expert/gate/slot/kept are None
-    demand         [E]      choices before capacity
+    demand         [E]      choices before capacity and re-routing
     load           [E]      choices kept
     importance     [E]      sum over sub-tokens of the gates
     losses                  this layer's losses by name, unweighted
@@ -114,6 +117,7 @@ class LayerTrace:
     top_k: int
     heads: int
     gate_convention: str = "softmax-topk"
+    score: str = "softmax"
     capacity: int | None
     logits: np.ndarray
     probs: np.ndarray
@@ -121,6 +125,7 @@ class LayerTrace:
     gate: np.ndarray | None = None
     slot: np.ndarray | None = None
     kept: np.ndarray | None = None
+    wanted: np.ndarray | None = None
     dispatch: np.ndarray | None = None
     combine: np.ndarray | None = None
     demand: np.ndarray
@@ -143,7 +148,7 @@ class LayerTrace:
 
     @property
     def dropped(self) -> np.ndarray:
-        """[E] choices turned away."""
+        """[E] choices turned away; after re-routing less those taken over, so perhaps below 0."""
         return self.demand - self.load
 
     @property
@@ -160,6 +165,7 @@ ARRAYS = (
     "gate",
     "slot",
     "kept",
+    "wanted",
     "dispatch",
     "combine",
     "demand",
@@ -174,6 +180,7 @@ SCALARS = (
     "top_k",
     "heads",
     "gate_convention",
+    "score",
     "capacity",
     "losses",
     "shared",
@@ -359,11 +366,8 @@ def check_layer(layer: LayerTrace, tolerance: float = 1e-4) -> None:
         layer.logits.shape == layer.probs.shape == (S, E),
         f"logits {layer.logits.shape} and probs {layer.probs.shape} are not ({S}, {E})",
     )
-    _require(
-        _close(layer.probs.sum(1), 1, tolerance),
-        "a row of probs does not sum to 1 over the experts",
-    )
-    for name in ("expert", "gate", "slot", "kept"):
+    _check_probs(layer, tolerance)
+    for name in ("expert", "gate", "slot", "kept", *(["wanted"] * (layer.wanted is not None))):
         _require(
             getattr(layer, name) is not None and getattr(layer, name).shape == (S, K),
             f"{name} is not [S, K] = ({S}, {K})",
@@ -388,11 +392,24 @@ def check_layer(layer: LayerTrace, tolerance: float = 1e-4) -> None:
     _check_places(layer)
 
 
+def _check_probs(layer: LayerTrace, tolerance: float) -> None:
+    """Shares of one softmax, or a sigmoid of each score."""
+    _require(layer.score in SCORES, f"score {layer.score!r} is none of {', '.join(SCORES)}")
+    if layer.score == "softmax":
+        _require(
+            _close(layer.probs.sum(1), 1, tolerance),
+            "a row of probs does not sum to 1 over the experts",
+        )
+    else:
+        _require(_close(layer.probs, 0.5, 0.5 + tolerance), "a sigmoid is not between 0 and 1")
+
+
 def _check_counts(layer: LayerTrace, tolerance: float) -> None:
     """Demand, load and importance are what the choices add up to."""
     E = layer.experts
     picks, kept = (layer.expert + 1).ravel(), layer.kept.ravel()  # padding is 0, left out by [1:]
-    counts = np.bincount(picks, minlength=E + 1)[1:]
+    asked = picks if layer.wanted is None else (layer.wanted + 1).ravel()
+    counts = np.bincount(asked, minlength=E + 1)[1:]
     _require(
         np.array_equal(counts, layer.demand),
         f"demand {layer.demand.tolist()} is not the count of choices {counts.tolist()}",
@@ -457,6 +474,7 @@ __all__ = [
     "EXPERT_CHOICE",
     "GATES",
     "SCHEMA",
+    "SCORES",
     "SOFT",
     "TOKEN_CHOICE",
     "ImageInput",

@@ -15,6 +15,7 @@ from PIL import Image
 from tiny import TINY
 
 from mhmoe import cli
+from mhmoe.layers import METHODS, SWITCHES
 from mhmoe.models import checkpoint, engine
 from mhmoe.models.config import SHIPPED
 from mhmoe.trace import RoutingTrace
@@ -122,6 +123,29 @@ def test_no_models(run, models, monkeypatch, tmp_path):
 
 
 # ---------------------------------------------------------------------------- trace
+
+
+def test_routers_as_json(run):
+    code, out, err = run("routers", "--json")
+    assert (code, err) == (0, "")
+    rows = json.loads(out)
+    assert [row["key"] for row in rows] == list(METHODS)
+    for row in rows:
+        assert set(row) == {
+            *("key", "title", "paper", "sentence", "assignment", "switches", "loss_weights")
+        }
+        assert set(row["switches"]) == set(SWITCHES)  # all of them, also those at their default
+    switch = rows[list(METHODS).index("switch")]
+    assert (switch["switches"]["top_k"], switch["loss_weights"]) == (1, {"balance": 0.01})
+
+
+def test_routers_for_people(run):
+    code, out, err = run("routers")
+    assert (code, err) == (0, "")
+    for row in METHODS.values():
+        assert f"{row.key:<20} {row.title}: {row.paper}" in out
+        assert row.sentence in out
+    assert "top_k=1, activation=relu, capacity_factor=1.25" in out
 
 
 @pytest.mark.parametrize(("name", "heads"), [("text-smoe", 1), ("text-mhmoe", 4)])

@@ -15,12 +15,12 @@ from mhmoe.layers import (
     MoELayer,
     WhatIf,
     capacity,
-    experts,
     gates,
     keep_top_k,
     losses,
     places,
     route,
+    visits,
 )
 from mhmoe.trace import GATES, check_layer
 
@@ -336,7 +336,7 @@ def test_padding_is_counted_nowhere(config):
     # and in the losses that training adds: two batches of one sequence, or one padded batch
     with torch.no_grad():
         routing = layer.run(x[1:], mask=mask[1:])[1]
-        training = layer.losses(routing, mask[1:])
+        training = layer.losses(routing)
     assert {k: v.item() for k, v in training.items()} == pytest.approx(short.losses)
 
 
@@ -373,7 +373,7 @@ def slow(layer: MoELayer, x: torch.Tensor, places_each: int) -> torch.Tensor:
     ids=["smoe", "mhmoe", "slices"],
 )
 def test_output_and_gradients_equal_the_loop(config, factor, monkeypatch):
-    monkeypatch.setattr(experts, "CHUNK", 2)  # several chunks an expert
+    monkeypatch.setattr(visits, "CHUNK", 2)  # several chunks an expert
     layer, x = layer_and_input(replace(config, capacity_factor=factor))
     layer, x = layer.double(), x.double().requires_grad_()
     limit = capacity(factor, 2, 6 * config.heads, 4) or 10**6

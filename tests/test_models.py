@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import TINY, VOCABULARY
 
-from mhmoe.layers import WhatIf
+from mhmoe.layers import METHODS, MoEConfig, WhatIf
 from mhmoe.models import checkpoint, device, engine, metrics, patches, tokenizer
 from mhmoe.models.config import SHIPPED, ModelConfig
 from mhmoe.models.images import DecodedImage
 from mhmoe.models.transformer import Transformer
+from mhmoe.trace import RoutingTrace
 
 LEARNED = tokenizer.train(["the cat sat on the mat"] * 3 + ["今天天气很好"] * 3, 300)
 
@@ -233,6 +234,19 @@ def test_the_shipped_pair_differs_in_the_heads_only():
         assert (one.moe.experts, one.moe.top_k) == (many.moe.experts, many.moe.top_k) == (8, 2)
         assert many.moe == one.moe.matched(4)
         assert ModelConfig.from_dict(json.loads(json.dumps(many.to_dict()))) == many
+
+
+@pytest.mark.parametrize("router", METHODS)
+def test_every_router_fits_a_model_and_its_checkpoint(models, router, tmp_path):
+    moe = MoEConfig(d_model=16, d_ff=32, experts=4, heads=2, router=router)
+    config = replace(TINY["text-smoe"], moe=moe)
+    checkpoint.save(Transformer(config), "other", {"metrics": {}})
+    loaded = engine.load("other")
+    assert loaded.model.config == config
+    (trace,) = engine.trace_text(loaded, "She sells sea shells.", vectors=True)
+    trace.save(tmp_path / "t.safetensors")
+    assert RoutingTrace.load(tmp_path / "t.safetensors").to_dict() == trace.to_dict()
+    assert [layer.router for layer in trace.layers] == [router] * 2
 
 
 # ---------------------------------------------------------------------------- checkpoints

@@ -128,6 +128,32 @@ def expert_choice() -> RoutingTrace:
     return RoutingTrace(source=SOURCE, input=grid, heads=1, layers=(layer,))
 
 
+def rerouted() -> RoutingTrace:
+    """Two tokens want expert 0, which has one place; the second finds expert 1. Scores are
+    sigmoids, which need not sum to 1."""
+    probs = np.array([[0.8, 0.5], [0.9, 0.2]])
+    layer = LayerTrace(
+        layer=0,
+        router="no-token-left-behind",
+        score="sigmoid",
+        experts=2,
+        top_k=1,
+        heads=1,
+        capacity=1,
+        logits=np.log(probs / (1 - probs)),
+        probs=probs,
+        expert=np.array([[0], [1]]),
+        wanted=np.array([[0], [0]]),
+        gate=np.array([[0.8], [0.2]]),
+        slot=np.array([[0], [0]]),
+        kept=np.array([[True], [True]]),
+        demand=np.array([2, 0]),
+        load=np.array([1, 1]),
+        importance=np.array([0.8, 0.2]),
+    )
+    return RoutingTrace(source=SOURCE, input=text("x", "y"), heads=1, layers=(layer,))
+
+
 def soft() -> RoutingTrace:
     """Two tokens, two experts of one slot; the only score that is not 0 is ln 2.
 
@@ -159,7 +185,7 @@ def dense() -> RoutingTrace:
     )
 
 
-INSTANCES = [token_choice, multi_head, expert_choice, soft, dense]
+INSTANCES = [token_choice, multi_head, expert_choice, rerouted, soft, dense]
 
 
 @pytest.mark.parametrize("make", INSTANCES)
@@ -249,6 +275,11 @@ BROKEN = {
     "one choice missing": (token_choice, {"gate": TOKENS.gate[:, :1]}, r"gate is not \[S, K\]"),
     "no choices at all": (token_choice, {"expert": None}, r"expert is not \[S, K\]"),
     "demand of too few": (token_choice, {"demand": np.array([3, 2])}, "demand has shape"),
+    "a demand that re-routing hides": (rerouted, {"demand": np.array([1, 1])}, "demand"),
+    "sigmoids called a softmax": (rerouted, {"score": "softmax"}, "sum to 1"),
+    "a sigmoid that is none": (rerouted, {"probs": np.array([[1.8, 0.5], [0.9, 0.2]])}, "between"),
+    "an unknown score": (rerouted, {"score": "cosine"}, "cosine"),
+    "wishes of other tokens": (rerouted, {"wanted": np.array([[0], [0], [0]])}, "wanted"),
     "an unknown assignment": (token_choice, {"assignment": "lottery"}, "lottery"),
     "a layer with other heads": (token_choice, {"heads": 2}, "2 heads"),
     "a sub-token lost": (multi_head, {"heads": 1}, "4 sub-tokens, not 2 tokens x 1"),
@@ -284,6 +315,25 @@ def test_drops_and_their_share():
     layer = token_choice().layers[0]
     assert layer.dropped.tolist() == [1, 0, 0]
     assert layer.dropped_share == pytest.approx(1 / 6)  # one of 3 * 2 choices
+
+
+def test_re_routing_moves_what_was_turned_away():
+    layer = rerouted().layers[0]
+    assert layer.dropped.tolist() == [1, -1]  # one turned away, one taken over
+    assert layer.dropped_share == 0
+
+
+def test_files_from_before_there_were_sigmoids_and_re_routing(tmp_path):
+    trace = token_choice()
+    trace.save(tmp_path / "new.safetensors")
+    raw = (tmp_path / "new.safetensors").read_bytes()
+    old = raw.replace(b'\\"score\\": \\"softmax\\", ', b"")
+    assert len(old) < len(raw)
+    size = int.from_bytes(raw[:8], "little") - (len(raw) - len(old))
+    (tmp_path / "old.safetensors").write_bytes(size.to_bytes(8, "little") + old[8:])
+    again = RoutingTrace.load(tmp_path / "old.safetensors")
+    assert again.layers[0].score == "softmax"
+    assert again.layers[0].wanted is None
 
 
 def test_bits_per_byte_counts_predicted_tokens_only():

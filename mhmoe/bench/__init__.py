@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 
@@ -115,12 +116,14 @@ def options(parser: argparse.ArgumentParser) -> None:
     layer.add_argument(
         "--sizes",
         metavar="T/E/K[/D/F],...",
-        default="4096/32/2,256/8/1",
-        help="tokens/experts/top_k and, unless 256/1024, d_model/d_ff; default %(default)s",
+        help="tokens/experts/top_k and, unless 256/1024, d_model/d_ff; default: 25 sizes, a "
+        "quarter of an hour",
     )
-    layer.add_argument("--heads", metavar="H,...", default="1,2,4,8", help="default %(default)s")
+    layer.add_argument("--heads", metavar="H,...", help="default 1, at 4096/32/2 also 2,4,8")
     layer.add_argument("--runs", metavar="N", type=_count, default=15, help="default 15")
     layer.add_argument("--threads", metavar="N", type=_count, default=1, help="default 1")
+    layer.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
+    layer.add_argument("--write", metavar="FILE", help="also keep the costs for the pages")
     layer.set_defaults(measure=_layer)
     for kind in (app, layer):
         kind.add_argument("--json", action="store_true", help="print JSON")
@@ -143,10 +146,24 @@ def _app(args: argparse.Namespace) -> list[dict]:
 
 
 def _layer(args: argparse.Namespace) -> list[dict]:
-    from mhmoe.bench import layer
+    from mhmoe.bench import goals, layer
 
-    sizes = layer.parse_sizes(args.sizes)
-    return layer.measure(sizes, layer.parse_heads(args.heads), args.runs, args.threads)
+    if args.device == "cuda" and not layer.torch.cuda.is_available():
+        raise BenchUsage("there is no CUDA device here: leave --device out to measure the CPU")
+    sizes = layer.parse_sizes(args.sizes or layer.SIZES)
+    rows = []
+    for row in layer.measure(
+        sizes, layer.parse_heads(args.heads), args.runs, args.threads, args.device
+    ):
+        rows.append(row)
+        print(table(rows[-1:]).splitlines()[1], file=sys.stderr, flush=True)  # it takes minutes
+    summary = goals.reached(rows)
+    if args.sizes is None:
+        summary += [*goals.kernel_rows(), goals.trace_row(args.runs)]
+    print(table([row.to_dict() for row in summary]), file=sys.stderr)
+    if args.write:
+        goals.write(Path(args.write), rows, summary, args.threads)
+    return rows
 
 
 def _count(value: str) -> int:

@@ -5,17 +5,21 @@ floor        the larger of the matrix products of the active rows, without activ
              and moving the weights of the experts hit once (for backward their gradients, too)
 dense        a dense FFN with the layer's active parameters
 dense_total  a dense FFN with all its parameters
+others       every installed peer (:mod:`mhmoe.bench.peers`); where its matrices are not those of
+             ``ours``, beside the layer of ours that has the same: ``ours swiglu`` with three per
+             expert and a floor of its own, ``ours soft``, Soft MoE with as many rows
 
 ``forward`` runs without gradients, ``both`` includes the gradients of the input and all weights.
 Everything is interleaved and the median is kept; threads are 1 unless asked otherwise, because on
-shared cores two stall each other at every barrier.
+shared cores two stall each other at every barrier. What has to be reached stands in
+:mod:`mhmoe.bench.goals`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 
@@ -23,11 +27,23 @@ import torch
 from torch import Tensor
 
 from mhmoe.bench import BenchUsage, interleaved
+from mhmoe.bench.peers import PEERS, installed, slots
 from mhmoe.layers import ConfigError, DenseFFN, MoEConfig, MoELayer, keep_top_k
 
 PASSES = ("forward", "both")
-#: No implementation is timed for longer than this per size and pass (but three times at least).
-SECONDS = 60.0
+#: tokens/experts/top_k/d_model/d_ff of the default run: the explainer's own scale, and a grid.
+SMALL = (
+    "16/8/2/32/128,64/8/1/64/256,64/8/2/64/256,256/8/2/64/256,"
+    "16/64/2/128/512,64/32/2/128/512,256/64/2/128/512"
+)
+GRID = ",".join(f"{t}/{e}/{k}" for t in (256, 4096, 16384) for e in (8, 32, 128) for k in (1, 2))
+SIZES = f"{SMALL},{GRID}"
+#: The size that the default run also cuts into heads, and into how many.
+HEADED, HEADS = (4096, 32, 2, 256), (2, 4, 8)
+#: No size and pass is timed for longer than this (but three rounds at least).
+SECONDS = 20.0
+#: What takes longer than this is timed once, cold.
+LONGEST_MS = 8000.0
 #: What would multiply more than this per pass is left out: minutes for one number.
 MOST_MACS = 2e11
 
@@ -44,42 +60,47 @@ class Case:
     grad_TD: Tensor
 
     @classmethod
-    def of(cls, config: MoEConfig, tokens: int) -> Case:
+    def of(cls, config: MoEConfig, tokens: int, device: str = "cpu") -> Case:
         generator = torch.Generator().manual_seed(0)
         x, grad = (torch.randn(tokens, config.d_model, generator=generator) for _ in range(2))
-        return cls(config, x, grad)
+        return cls(config, x.to(device), grad.to(device))
 
     @property
     def tokens(self) -> int:
         return len(self.x_TD)
 
+    @property
+    def device(self) -> torch.device:
+        return self.x_TD.device
+
 
 def measure(
-    sizes: Sequence[tuple[int, MoEConfig]], heads: Sequence[int], runs: int, threads: int = 1
-) -> list[dict]:
-    """One row per size, number of heads, pass and implementation."""
+    sizes: Sequence[tuple[int, MoEConfig]],
+    heads: Sequence[int] | None = None,
+    runs: int = 15,
+    threads: int = 1,
+    device: str = "cpu",
+) -> Iterator[dict]:
+    """One row per size, number of heads, pass and implementation, each as it is measured.
+    Without ``heads`` every size has one, and HEADED also HEADS."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return [
-            row
-            for tokens, base in sizes
-            for h in heads
-            for row in rows(Case.of(with_heads(base, h), tokens), runs)
-        ]
+        for tokens, base in sizes:
+            named = (tokens, base.experts, base.top_k, base.d_model)
+            for h in heads or ((1, *HEADS) if named == HEADED else (1,)):
+                yield from rows(Case.of(with_heads(base, h), tokens, device), runs)
     finally:
         torch.set_num_threads(before)
 
 
-def rows(case: Case, runs: int) -> Iterable[dict]:
-    steps = {name: make(case) for name, make in IMPLEMENTATIONS.items() if fits(name, case)}
+def rows(case: Case, runs: int) -> Iterator[dict]:
+    steps = {name: make(case) for name, make in implementations(case).items()}
     c = case.config
     for which in PASSES:
-        calls = [partial(_milliseconds, step, which) for step in steps.values()]
-        interleaved(1, calls)
-        results = interleaved(runs, calls, SECONDS * len(calls))
-        ms = dict(zip(steps, map(median, results), strict=True))
-        ms["floor"] = max(ms.pop("floor: products"), ms.pop("floor: weights"))
+        ms = medians({n: partial(_milliseconds, s, which, case) for n, s in steps.items()}, runs)
+        for floor in [name.removesuffix(": products") for name in ms if ": products" in name]:
+            ms[floor] = max(ms.pop(f"{floor}: products"), ms.pop(f"{floor}: weights"))
         for impl in ("ours", "floor", *(name for name in ms if name not in ("ours", "floor"))):
             yield {
                 "tokens": case.tokens,
@@ -91,50 +112,101 @@ def rows(case: Case, runs: int) -> Iterable[dict]:
                 "pass": which,
                 "impl": impl,
                 "ms": round(ms[impl], 4),
-                "ratio_to_floor": round(ms[impl] / ms["floor"], 3),
+                "ratio_to_floor": round(ms[impl] / ms[floor_of(impl)], 3),
             }
+
+
+def medians(calls: dict[str, Callable[[], float]], runs: int) -> dict[str, float]:
+    """Milliseconds of each call, interleaved; ten times the runs where a round is over at once."""
+    first = {
+        name: found
+        for name, (found,) in zip(calls, interleaved(1, list(calls.values())), strict=True)
+    }
+    again = [name for name, ms in first.items() if ms < LONGEST_MS]
+    rounds = 10 * runs if sum(first.values()) < 50 else runs
+    found = interleaved(rounds, [calls[name] for name in again], SECONDS)
+    return first | dict(zip(again, map(median, found), strict=True))
 
 
 # ------------------------------------------------------------------------- implementations
 
 
-def ours(case: Case) -> Step:
-    layer = MoELayer(case.config, torch.Generator().manual_seed(1))
+def ours(config: MoEConfig, case: Case) -> Step:
+    layer = MoELayer(config, torch.Generator().manual_seed(1)).to(case.device)
     return _step(case, lambda x: layer(x[None])[0], list(layer.parameters()))
 
 
-def products(case: Case) -> Step:
-    """Every row that some expert sees, through both matrices of one expert; with several heads
-    also the two square layers."""
-    c = case.config
-    rows_ND = torch.randn(case.tokens * c.heads * c.top_k, c.d_head)
-    w_in, w_out = _weights(c.d_head, c.d_ff), _weights(c.d_ff, c.d_head)
-    square = [_weights(c.d_model, c.d_model) for _ in range(2 * c.projections)]
-    pairs = [(rows_ND, (w_in, w_out))] + ([(case.x_TD, square)] if square else [])
-    grads = [torch.randn_like(rows) for rows, _ in pairs]
+def swiglu(config: MoEConfig, tokens: int) -> MoEConfig:
+    """Mixtral's layer of the same sizes: three matrices per expert."""
+    c = config
+    return MoEConfig(
+        router="mixtral", d_model=c.d_model, d_ff=c.d_ff, experts=c.experts, top_k=c.top_k
+    )
 
+
+def soft(config: MoEConfig, tokens: int) -> MoEConfig:
+    """Soft MoE with as many rows for the experts."""
+    c = config
+    return MoEConfig(
+        router="soft-moe",
+        d_model=c.d_model,
+        d_ff=c.d_ff,
+        experts=c.experts,
+        activation=c.activation,
+        slots=slots(c, tokens),
+    )
+
+
+#: Our layers by name, each a change of the size's config; peers say which they stand beside.
+OURS: dict[str, Callable[[MoEConfig, int], MoEConfig]] = {
+    "ours": lambda config, tokens: config,
+    "ours swiglu": swiglu,
+    "ours soft": soft,
+}
+
+
+def floor_of(impl: str) -> str:
+    """The floor that an implementation's ratio is to: that of its own matrices."""
+    beside = PEERS[impl].beside if impl in PEERS else impl
+    return "floor swiglu" if beside.endswith("swiglu") else "floor"
+
+
+def products(case: Case, matrices: int = 2) -> Step:
+    """Every row that some expert sees, through the matrices of one expert; with several heads
+    also through the two square layers."""
+    c = case.config
+    rows_ND = _random(case, case.tokens * c.heads * c.top_k, c.d_head)
+    w_in = _random(case, c.d_head, (matrices - 1) * c.d_ff)  # SwiGLU's first two side by side
+    w_out = _random(case, c.d_ff, c.d_head)
+    square = [_random(case, c.d_model, c.d_model) for _ in range(2)] if c.projections else None
+    pairs = [(rows_ND, w_in, w_out), *([(case.x_TD, *square)] if square else [])]
+    grads = [torch.randn_like(rows) for rows, _, _ in pairs]
+
+    @torch.no_grad()
     def step(which: str) -> None:
-        for (rows, (first, second)), grad in zip(pairs, grads, strict=True):
-            with torch.no_grad():
-                hidden = rows @ first
-                hidden @ second
-                if which == "both":
-                    hidden.t() @ grad
-                    inner = grad @ second.t()
-                    rows.t() @ inner
-                    inner @ first.t()
+        for (rows, first, second), grad in zip(pairs, grads, strict=True):
+            wide = rows @ first
+            hidden = wide[:, : len(second)]
+            hidden @ second
+            if which == "both":
+                hidden.t() @ grad
+                inner = grad @ second.t()
+                inner = torch.cat([inner, inner], 1) if wide.shape[1] > len(second) else inner
+                rows.t() @ inner
+                inner @ first.t()
 
     return step
 
 
-def weights(case: Case) -> Step:
+def weights(case: Case, matrices: int = 2) -> Step:
     """Read the weights of the experts hit; for backward also write as much."""
     c = case.config
-    layer = MoELayer(c, torch.Generator().manual_seed(1))
+    layer = MoELayer(c, torch.Generator().manual_seed(1)).to(case.device)
     with torch.no_grad():
-        chosen = keep_top_k(layer.router(_sub_tokens(layer, case.x_TD)), c.top_k)
-        hit = torch.unique(chosen)
-        kept = [w.detach()[hit].clone() for w in (layer.experts.w_in, layer.experts.w_out)]
+        wide = layer.head(case.x_TD) if c.projections else case.x_TD
+        hit = torch.unique(keep_top_k(layer.router(wide.reshape(1, -1, c.d_head)), c.top_k))
+        parts = (layer.experts.w_in, layer.experts.w_out, layer.experts.w_in)[:matrices]
+        kept = [w.detach()[hit].clone() for w in parts]
     written = [torch.empty_like(w) for w in kept]
 
     def step(which: str) -> None:
@@ -146,39 +218,41 @@ def weights(case: Case) -> Step:
     return step
 
 
-def dense(case: Case) -> Step:
-    return _dense(case, case.config.active_parameters)
-
-
-def dense_total(case: Case) -> Step:
-    return _dense(case, case.config.parameters)
-
-
-#: Every implementation by name. A peer is one more row here: a function from a case to a step,
-#: and in ``fits`` the sizes that it cannot do.
-IMPLEMENTATIONS: dict[str, Callable[[Case], Step]] = {
-    "ours": ours,
-    "floor: products": products,
-    "floor: weights": weights,
-    "dense": dense,
-    "dense_total": dense_total,
-}
-
-
-def fits(name: str, case: Case) -> bool:
-    """Whether an implementation can be timed at this size at all."""
-    if name == "dense_total":
-        return case.tokens * case.config.parameters <= MOST_MACS
-    return True
-
-
-def _dense(case: Case, parameters: int) -> Step:
+def dense(case: Case, parameters: int) -> Step:
+    """A dense FFN with about as many parameters."""
     d = case.config.d_model
     ffn = DenseFFN(d, max(1, round(parameters / (2 * d))), case.config.activation)
     with torch.no_grad():
-        ffn.w_in.copy_(_weights(*ffn.w_in.shape))
-        ffn.w_out.copy_(_weights(*ffn.w_out.shape))
+        ffn.w_in.normal_(0, ffn.w_in.shape[0] ** -0.5)
+        ffn.w_out.normal_(0, ffn.w_out.shape[0] ** -0.5)
+    ffn = ffn.to(case.device)
     return _step(case, ffn, list(ffn.parameters()))
+
+
+def peer(name: str, case: Case) -> Step:
+    module, call = PEERS[name].build(case.config, case.tokens)
+    module = module.to(case.device)
+    return _step(case, call, list(module.parameters()))
+
+
+def implementations(case: Case) -> dict[str, Callable[[Case], Step]]:
+    """Everything that is timed at this size, by name."""
+    c = case.config
+    names = [n for n, p in PEERS.items() if p.fits(c, case.tokens) and installed(n)]
+    beside = {PEERS[name].beside for name in names} | {"ours"}
+    found = {
+        name: partial(ours, change(c, case.tokens))
+        for name, change in OURS.items()
+        if name in beside
+    }
+    found |= {"floor: products": products, "floor: weights": weights}
+    if "ours swiglu" in beside:
+        found["floor swiglu: products"] = partial(products, matrices=3)
+        found["floor swiglu: weights"] = partial(weights, matrices=3)
+    found["dense"] = partial(dense, parameters=c.active_parameters)
+    if case.tokens * c.parameters <= MOST_MACS:
+        found["dense_total"] = partial(dense, parameters=c.parameters)
+    return found | {name: partial(peer, name) for name in names}
 
 
 def _step(case: Case, function: Callable[[Tensor], Tensor], parameters: list[Tensor]) -> Step:
@@ -193,19 +267,22 @@ def _step(case: Case, function: Callable[[Tensor], Tensor], parameters: list[Ten
     return step
 
 
-def _sub_tokens(layer: MoELayer, x_TD: Tensor) -> Tensor:
-    wide = layer.head(x_TD) if layer.config.projections else x_TD
-    return wide.reshape(1, -1, layer.config.d_head)
+def _random(case: Case, rows: int, columns: int) -> Tensor:
+    return torch.randn(rows, columns, device=case.device) / rows**0.5
 
 
-def _weights(rows: int, columns: int) -> Tensor:
-    return torch.randn(rows, columns) / rows**0.5
-
-
-def _milliseconds(step: Step, which: str) -> float:
+def _milliseconds(step: Step, which: str, case: Case) -> float:
+    _wait(case.device)
     begin = time.perf_counter()
     step(which)
+    _wait(case.device)
     return 1000 * (time.perf_counter() - begin)
+
+
+def _wait(device: torch.device) -> None:
+    """A GPU works on while Python runs ahead."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 # ------------------------------------------------------------------------- the command line
@@ -229,8 +306,10 @@ def _size(text: str) -> tuple[int, MoEConfig]:
         raise BenchUsage(f"size {text!r}: {error}") from None
 
 
-def parse_heads(text: str) -> list[int]:
+def parse_heads(text: str | None) -> list[int] | None:
     """``1,2,4,8``."""
+    if text is None:
+        return None
     if not all(part.isdecimal() and int(part) for part in text.split(",")):
         raise BenchUsage(f"heads {text!r} are not whole numbers of at least 1")
     return [int(part) for part in text.split(",")]
@@ -239,12 +318,6 @@ def parse_heads(text: str) -> list[int]:
 def with_heads(base: MoEConfig, heads: int) -> MoEConfig:
     """The same matrix products, cut into h heads: h times the rows, each d/h wide."""
     try:
-        return MoEConfig(
-            d_model=base.d_model,
-            d_ff=base.d_ff,
-            experts=base.experts,
-            top_k=base.top_k,
-            heads=heads,
-        )
+        return replace(base, heads=heads, projections=int(heads > 1))
     except ConfigError as error:
         raise BenchUsage(str(error)) from None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mhmoe.layers import losses
-from mhmoe.layers.config import TRAINED, MoEConfig, WhatIf
+from mhmoe.layers import losses, routers, soft
+from mhmoe.layers.choice import route
+from mhmoe.layers.config import TRAINED, ConfigError, MoEConfig, WhatIf
 from mhmoe.layers.experts import Experts
-from mhmoe.layers.routers import ROUTERS, Routing, route
-from mhmoe.trace import LayerTrace
+from mhmoe.layers.routers import Routing
+from mhmoe.trace import SOFT, LayerTrace
 
 
 class MoELayer(nn.Module):
@@ -28,33 +30,52 @@ class MoELayer(nn.Module):
     6. experts             full ones turn choices away            [B, S, K, D/H]
     7. weighted sum, merge concatenate the slices, W_merge^T      [B, T, D]
 
+    Steps 3 to 6 are those of ``config.router``, a row of ``mhmoe.layers.METHODS``.
+
     Parameter names: ``router.weight`` (E, D/H), ``experts.w_in`` (E, D/H, F),
-    ``experts.w_out`` (E, F, D/H), ``head.weight`` and ``merge.weight`` (D, D).
+    ``experts.w_out`` (E, F, D/H), ``head.weight`` and ``merge.weight`` (D, D). Where the
+    switches ask for them: ``experts.w_gate`` (like w_in), ``experts.b_in`` (E, F),
+    ``experts.b_out`` (E, D/H), ``shared.*`` like experts, ``router.noise`` (E, D/H), the buffer
+    ``router.bias`` (E,), X-MoE's ``router.project`` (d_e, D/H), ``router.weight`` (E, d_e) and
+    ``router.temperature``, Soft MoE's ``router.weight`` (E*P, D/H) and ``router.scale``; square
+    layers of depth n are ``head.0.weight``, ``head.2.weight``, ...
+
+    Random parts (noise, jitter, a random second expert) act only when a generator is given;
+    without one the layer is deterministic, in training and in evaluation alike.
     """
 
     def __init__(self, config: MoEConfig, generator: torch.Generator | None = None):
         super().__init__()
-        if config.router not in ROUTERS:
-            raise ValueError(f"router {config.router!r} is none of {', '.join(ROUTERS)}")
         self.config = config
-        self.router = ROUTERS[config.router](config)
+        kind = routers.CosineRouter if config.cosine != "none" else routers.LinearRouter
+        self.router = (soft.SoftRouter if config.assignment == SOFT else kind)(config)
         self.experts = Experts(config)
+        if config.shared:
+            self.shared = Experts(config.of_shared)
         if config.projections:
-            self.head = nn.Linear(config.d_model, config.d_model, bias=False)
-            self.merge = nn.Linear(config.d_model, config.d_model, bias=False)
+            self.head = _square(config)
+            self.merge = _square(config)
         self.reset(generator)
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Fan-in scaled experts, a small router (Switch: a tenth), Xavier square layers with
-        the multi-head one at gain 1/sqrt(2) (MH-MoE's pseudo-code)."""
+        the multi-head one at gain 1/sqrt(2) (MH-MoE's pseudo-code), biases zero."""
         c = self.config
-        self.experts.w_in.normal_(0, 1 / math.sqrt(c.d_head), generator=generator)
-        self.experts.w_out.normal_(0, 1 / math.sqrt(c.d_ff), generator=generator)
-        self.router.weight.normal_(0, 0.1 / math.sqrt(c.d_head), generator=generator)
+        for pool in (self.experts, self.shared) if c.shared else (self.experts,):
+            for name, weight in pool.named_parameters():
+                if name.startswith("b_"):
+                    weight.zero_()
+                else:
+                    weight.normal_(0, 1 / math.sqrt(weight.shape[1]), generator=generator)
+        self.router.reset(generator)
         if c.projections:
-            nn.init.xavier_uniform_(self.head.weight, 1 / math.sqrt(2), generator=generator)
-            nn.init.xavier_uniform_(self.merge.weight, generator=generator)
+            for mixer, gain in ((self.head, 1 / math.sqrt(2)), (self.merge, 1)):
+                for weight in mixer.parameters():
+                    if weight.dim() == 2:
+                        nn.init.xavier_uniform_(weight, gain, generator=generator)
+                    else:
+                        weight.zero_()
 
     def forward(
         self,
@@ -62,13 +83,18 @@ class MoELayer(nn.Module):
         *,
         mask: Tensor | None = None,
         what_if: WhatIf = TRAINED,
+        generator: torch.Generator | None = None,
         trace: bool = False,
     ) -> Tensor | tuple[Tensor, list[LayerTrace]]:
         """x [B, T, D] -> y [B, T, D]; with ``trace`` also one LayerTrace per sequence.
 
-        mask  [B, T] True for real tokens; padding returns zero and is counted nowhere.
+        mask       [B, T] True for real tokens; padding returns zero and is counted nowhere
+        what_if    changes for this pass alone
+        generator  lets the random parts act, as in training
         """
-        y, routing, vectors = self.run(x_BTD, mask=mask, what_if=what_if, with_places=trace)
+        y, routing, vectors = self.run(
+            x_BTD, mask=mask, what_if=what_if, generator=generator, with_places=trace
+        )
         return (y, self.traces(routing, vectors)) if trace else y
 
     def run(
@@ -77,99 +103,175 @@ class MoELayer(nn.Module):
         *,
         mask: Tensor | None = None,
         what_if: WhatIf = TRAINED,
+        generator: torch.Generator | None = None,
         with_places: bool = False,
+        with_vectors: bool = False,
     ) -> tuple[Tensor, Routing, dict[str, Tensor]]:
-        """The forward pass with its decisions as tensors; training reads losses from them."""
+        """The forward pass with its decisions as tensors; training reads losses from them.
+
+        with_places   also compute places where nothing can be dropped
+        with_vectors  also compute ``expert_out`` [B, S, K, D/H], every choice's output alone
+                      (Soft MoE: ``slot_out`` [B, E*P, D/H] is always there)
+        """
         B, T, D = x_BTD.shape
-        H = self.config.heads
-        wide = self.head(x_BTD) if self.config.projections else x_BTD
+        H, c = self.config.heads, self.config
+        if mask is not None:  # whatever stands in padding, be it NaN, must not reach a gradient
+            x_BTD = torch.where(mask[..., None], x_BTD, 0)
+        wide = self.head(x_BTD) if c.projections else x_BTD
         x_BSD = wide.reshape(B, T * H, D // H)  # b t (h d) -> b (t h) d
         mask_BS = None if mask is None else mask.repeat_interleave(H, dim=1)
-        routing = route(
-            self.router(x_BSD), self.config, what_if, mask=mask_BS, with_places=with_places
-        )
-        K = routing.expert.shape[-1]
-        visits = (
-            routing.expert
-            if routing.kept is None
-            else (routing.expert.masked_fill(~routing.kept, -1))
-        )
-        out_NKD = self.experts(x_BSD.reshape(B * T * H, D // H), visits.reshape(-1, K))
-        weights = routing.gate.reshape(-1, K, 1).to(out_NKD.dtype)
-        sum_BSD = (out_NKD * weights).sum(1).view(B, T * H, D // H)
-        inner = (
-            self.config.inner_residual
-            if what_if.inner_residual is None
-            else (what_if.inner_residual)
-        )
+        routing = self.decide(x_BSD, mask_BS, what_if, generator, with_places)
+        sum_BSD, vectors = self.visit(x_BSD, routing, with_vectors)
+        if c.shared:
+            sum_BSD = sum_BSD + self.visit_shared(x_BSD)
+        inner = c.inner_residual if what_if.inner_residual is None else what_if.inner_residual
         if inner:
             sum_BSD = sum_BSD + x_BSD
         combined = sum_BSD.reshape(B, T, D)  # b (t h) d -> b t (h d)
-        y_BTD = self.merge(combined) if self.config.projections else combined
+        y_BTD = self.merge(combined) if c.projections else combined
         if mask is not None:
             y_BTD = torch.where(mask[..., None], y_BTD, 0)
-        vectors = {
-            "x": x_BTD,
-            "wide": wide,
-            "combined": combined,
-            "out": y_BTD,
-            "expert_out": out_NKD.view(B, T * H, K, -1),
-        }
+        vectors |= {"x": x_BTD, "wide": wide, "combined": combined, "out": y_BTD}
         return y_BTD, routing, vectors
 
-    def losses(self, routing: Routing, mask: Tensor | None = None) -> dict[str, Tensor]:
+    def decide(
+        self,
+        x_BSD: Tensor,
+        mask: Tensor | None = None,
+        what_if: WhatIf = TRAINED,
+        generator: torch.Generator | None = None,
+        with_places: bool = False,
+    ) -> Routing:
+        """[B, S, D/H] -> who goes where with what weight; step 3 to 5."""
+        logits, clean, std = self.scores(x_BSD, generator)
+        routing = route(
+            logits,
+            self.config,
+            what_if,
+            mask=mask,
+            bias=self.router.bias if self.config.bias_update else None,
+            generator=generator,
+            with_places=with_places,
+        )
+        if std is None:
+            return routing
+        t = what_if.temperature  # it divides the noise as well as the scores
+        return replace(routing, clean=clean / t, std=std / t)
+
+    def scores(
+        self, x_BSD: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """[B, S, D/H] -> scores [B, S, E], the same without noise, and the noise's std or None.
+        Jitter and noise act here, and only here: experts read x as it is."""
+        c, read = self.config, x_BSD
+        if generator is None:
+            clean = self.router(read)
+            return clean, clean, None
+        if c.jitter and c.jitter_on == "input":
+            read = routers.jittered(read, c.jitter, generator)
+        clean = self.router(read)
+        if c.jitter and c.jitter_on == "scores":
+            shift = routers.uniform(clean.shape, 1 - c.jitter, 1 + c.jitter, generator)
+            clean = clean + shift.to(clean.device)
+        if c.noise == "none":
+            return clean, clean, None
+        std = routers.noise_std(self.router, read)
+        return routers.noisy(clean, std, generator), clean, std
+
+    def visit(
+        self, x_BSD: Tensor, routing: Routing, with_vectors: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """[B, S, D/H] -> [B, S, D/H] the gated sum of what the kept choices' experts compute."""
+        if routing.combine is not None:
+            y_BSD, out = soft.mix(self.experts, x_BSD, routing)
+            return y_BSD, {"slot_out": out}
+        B, S, K = routing.expert.shape
+        visits = routing.expert
+        if routing.kept is not None:
+            visits = torch.where(routing.kept, visits, -1)
+        x_ND, visits_NK = x_BSD.reshape(B * S, x_BSD.shape[-1]), visits.reshape(B * S, K)
+        y_ND = self.experts.mix(x_ND, visits_NK, routing.gate.reshape(B * S, K))
+        vectors = {}
+        if with_vectors:
+            vectors["expert_out"] = self.experts(x_ND, visits_NK).view(B, S, K, x_ND.shape[1])
+        return y_ND.view(x_BSD.shape), vectors
+
+    def visit_shared(self, x_BSD: Tensor) -> Tensor:
+        """[B, S, D/H] -> the sum of all shared experts (DeepSeekMoE, arXiv 2401.06066, eq. 9)."""
+        rows = x_BSD.flatten(0, 1).expand(self.config.shared, -1, -1)
+        return self.shared.slots(rows).sum(0).view(x_BSD.shape)
+
+    def losses(self, routing: Routing) -> dict[str, Tensor]:
         """The layer's losses over all real sub-tokens of the batch."""
-        rows = [routing.logits, routing.probs, routing.expert, routing.gate]
-        rows = [r.flatten(0, 1) for r in rows]
-        if mask is not None:
-            real = mask.repeat_interleave(self.config.heads, dim=1).flatten()
-            rows = [r[real] for r in rows]
-        return losses.all_losses(*rows)
+        return losses.of(routing, self.config, getattr(self.router, "temperature", None))
+
+    @torch.no_grad()
+    def update_bias(self, demand_E: Tensor) -> None:
+        """One step of loss-free balancing after a batch: b += u sign(mean(c) - c), c [E] how often
+        each expert was chosen (Wang et al. 2024, arXiv 2408.15664, algorithm 1). Raises ConfigError
+        for a layer without such a bias."""
+        if not self.config.bias_update:
+            raise ConfigError("this layer has no bias to update: build it with bias_update above 0")
+        c = demand_E.to(self.router.bias.dtype)
+        self.router.bias += self.config.bias_update * torch.sign(c.mean() - c)
 
     def traces(
         self, routing: Routing, vectors: dict[str, Tensor], block: int = 0
     ) -> list[LayerTrace]:
         """One trace per sequence of the batch, on the CPU."""
-        host = {
-            name: getattr(routing, name).detach().cpu()
-            for name in ("logits", "probs", "expert", "gate", "slot", "kept")
-        }
+        host = routing.on_host()
         acts = {name: v.detach().float().cpu().numpy() for name, v in vectors.items()}
         return [
-            self._one_trace(
-                {n: v[b] for n, v in host.items()},
-                {n: v[b] for n, v in acts.items()},
-                routing.capacity[b],
-                block,
-            )
+            self._one_trace(host.sequence(b), {n: v[b] for n, v in acts.items()}, block)
             for b in range(routing.logits.shape[0])
         ]
 
-    def _one_trace(
-        self, row: dict[str, Tensor], acts: dict[str, np.ndarray], limit: int | None, block: int
-    ) -> LayerTrace:
+    def _one_trace(self, row: Routing, acts: dict[str, np.ndarray], block: int) -> LayerTrace:
         c = self.config
-        real = row["expert"][:, 0] >= 0  # only padding has no first choice
-        rows = [row[n] for n in ("logits", "probs", "expert", "gate")]
-        scalars = losses.all_losses(*(rows if real.all() else (r[real] for r in rows)))
-        kept = row["expert"].masked_fill(~row["kept"], -1)
+        temperature = getattr(self.router, "temperature", None)
+        temperature = None if temperature is None else temperature.detach().cpu()
+        scalars = losses.of(row, c, temperature)
+        names = ("logits", "probs", "expert", "gate", "slot", "kept", "wanted")
+        names += ("dispatch", "combine")
+        arrays = {n: getattr(row, n)[0].numpy() for n in names if getattr(row, n) is not None}
         return LayerTrace(
             layer=block,
             router=c.router,
+            assignment=c.assignment,
             experts=c.experts,
-            top_k=row["expert"].shape[1],
+            top_k=c.experts if row.expert is None else row.expert.shape[-1],
             heads=c.heads,
             gate_convention=c.gate,
-            capacity=limit,
-            logits=row["logits"].numpy(),
-            probs=row["probs"].numpy(),
-            expert=row["expert"].numpy(),
-            gate=row["gate"].numpy(),
-            slot=row["slot"].numpy(),
-            kept=row["kept"].numpy(),
-            demand=losses.demand(row["expert"], c.experts).numpy(),
-            load=losses.demand(kept, c.experts).numpy(),
-            importance=losses.importance(row["expert"], row["gate"], c.experts).numpy(),
+            score=c.score,
+            capacity=row.capacity[0],
+            **arrays,
+            **_counts(row, c),
             losses={name: float(value) for name, value in scalars.items()},
+            shared=tuple(range(c.experts, c.experts + c.shared)),
             vectors=acts or None,
         )
+
+
+def _counts(row: Routing, config: MoEConfig) -> dict[str, np.ndarray]:
+    """demand, load and importance [E] of one sequence; Soft MoE fills all slots of all experts."""
+    E = config.experts
+    if row.combine is not None:
+        full = np.full(E, config.slots)
+        read = row.real(row.combine).sum(0).view(E, -1).sum(1)
+        return {"demand": full, "load": full, "importance": read.numpy()}
+    wanted = row.expert if row.wanted is None else row.wanted
+    return {
+        "demand": losses.demand(wanted, E).numpy(),
+        "load": losses.demand(torch.where(row.kept, row.expert, -1), E).numpy(),
+        "importance": losses.importance(row.expert, row.gate, E).numpy(),
+    }
+
+
+def _square(config: MoEConfig) -> nn.Module:
+    """One d x d layer, or n of them with ReLU between (MH-MoE, table 7)."""
+    D, n = config.d_model, int(config.projections)
+    layers = [nn.Linear(D, D, bias=config.projection_bias) for _ in range(n)]
+    if n == 1:
+        return layers[0]
+    between = [part for layer in layers for part in (layer, nn.ReLU())]
+    return nn.Sequential(*between[:-1])

@@ -1,138 +1,167 @@
-"""Routers: given the scores of S sub-tokens for E experts, who goes where with what weight.
+"""Routers: from sub-tokens to scores for E experts, and what is decided from them.
 
-A router is a module that turns sub-tokens into scores, and a row in :data:`ROUTERS`; the
-choice (KeepTopK), the gate convention and the capacity are pure functions below and the
-same for all of them. A new token-choice router is one class and one row.
+A router is a module with one formula. The choice that follows (``mhmoe.layers.choice``), the
+places (``mhmoe.layers.buffers``) and the averages of Soft MoE (``mhmoe.layers.soft``) are pure
+functions of its scores and the same for all methods.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mhmoe.layers.config import MoEConfig, WhatIf
+from mhmoe.layers.config import MoEConfig
 
 MASKED = torch.finfo(torch.float32).min  # -inf would make softmax NaN where all are masked
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Routing:
     """The decisions for a batch, as tensors. B sequences; other letters as in mhmoe.trace.
 
-    kept and slot are None when capacity is unlimited and nobody asked for places.
+    kept and slot are None when capacity is unlimited and nobody asked for places. Soft MoE has
+    dispatch and combine instead of expert, gate, slot and kept, and E*P scores.
     """
 
     logits: Tensor  # [B, S, E] float32
-    probs: Tensor  # [B, S, E]
-    expert: Tensor  # [B, S, K] int64, best first, -1 padded
-    gate: Tensor  # [B, S, K], before any drop
+    probs: Tensor  # [B, S, E] their softmax, or the sigmoid of each
+    expert: Tensor | None = None  # [B, S, K] int64, best first, -1 padded
+    gate: Tensor | None = None  # [B, S, K] weights, of choices without a place before the drop
     slot: Tensor | None = None  # [B, S, K] place in the buffer, -1 if not kept
     kept: Tensor | None = None  # [B, S, K] bool
+    wanted: Tensor | None = None  # [B, S, K] choices before re-routing, where there is any
+    dispatch: Tensor | None = None  # [B, S, E*P]
+    combine: Tensor | None = None  # [B, S, E*P]
+    clean: Tensor | None = None  # [B, S, E] scores before noise, where there is any
+    std: Tensor | None = None  # [B, S, E] of that noise
+    mask: Tensor | None = None  # [B, S] True for real sub-tokens, where some are padding
     capacity: tuple[int | None, ...] = ()  # per sequence
+
+    def sequence(self, b: int) -> Routing:
+        """One sequence of the batch, as a batch of one."""
+        return self._each(lambda t: t[b : b + 1], self.capacity[b : b + 1])
+
+    def on_host(self) -> Routing:
+        """The same without gradients, on the CPU."""
+        return self._each(lambda t: t.detach().cpu(), self.capacity)
+
+    def real(self, values: Tensor) -> Tensor:
+        """[B, S, ...] -> [N, ...] the rows of sub-tokens that are not padding."""
+        return values.flatten(0, 1) if self.mask is None else values[self.mask]
+
+    def _each(self, change: Callable[[Tensor], Tensor], capacity: tuple) -> Routing:
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: change(v) for name, v in named.items() if isinstance(v, Tensor)}
+        return Routing(**tensors, capacity=capacity)
 
 
 class LinearRouter(nn.Module):
-    """scores = W x, one weight row per expert, no bias (Shazeer 2017 without noise; Switch)."""
+    """scores = W x, one weight row per expert, no bias (Shazeer 2017, eq. 2; Switch, eq. 1)."""
 
     def __init__(self, config: MoEConfig):
         super().__init__()
+        self.config = config
         self.weight = nn.Parameter(torch.empty(config.experts, config.d_head))
+        add_extras(self)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
-        # float32 whatever the activations are: half precision flips choices (Switch, 2.4)
-        return nn.functional.linear(x_BSD.float(), self.weight.float())
+        """[B, S, D/H] -> [B, S, E]."""
+        return F.linear(full(x_BSD), full(self.weight))
+
+    def reset(self, generator: torch.Generator | None) -> None:
+        std = self.config.router_init / math.sqrt(self.config.d_head)
+        self.weight.normal_(0, std, generator=generator)
 
 
-#: Every router that can be named in MoEConfig.router.
-ROUTERS: dict[str, type[nn.Module]] = {"linear": LinearRouter}
+class CosineRouter(nn.Module):
+    """scores = (W x) . e / (|W x| |e|) / temperature (X-MoE, arXiv 2204.09179).
 
-
-def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """[..., K] indices of the k largest scores, best first; ties go to the lower index."""
-    return torch.sort(logits, dim=-1, descending=True, stable=True).indices[..., :k]
-
-
-def gates(logits: Tensor, probs: Tensor, expert: Tensor, convention: str) -> Tensor:
-    """[..., K] weights of the chosen experts under a convention of ``mhmoe.trace.GATES``."""
-    if convention == "topk-softmax":
-        return logits.gather(-1, expert).softmax(-1)
-    gate = probs.gather(-1, expert)
-    return gate / gate.sum(-1, keepdim=True) if convention == "renormalised" else gate
-
-
-def places(expert: Tensor, experts: int) -> Tensor:
-    """[B, S, K] rank of each choice in its expert's queue: all first choices in order of
-    position, then all second choices, ... (GShard, V-MoE). Padding gets a rank of its own."""
-    B, S, K = expert.shape
-    queue = expert.transpose(1, 2).reshape(B, K * S)
-    key = torch.where(queue >= 0, queue, experts) + (
-        torch.arange(B, device=expert.device)[:, None] * (experts + 1)
-    )
-    flat = key.flatten()
-    order = torch.sort(flat, stable=True).indices
-    starts = torch.bincount(flat, minlength=B * (experts + 1)).cumsum(0)
-    starts = torch.cat([starts.new_zeros(1), starts[:-1]])
-    rank = torch.empty_like(flat)
-    rank[order] = torch.arange(len(flat), device=flat.device) - starts[flat[order]]
-    return rank.view(B, K, S).transpose(1, 2)
-
-
-def capacity(factor: float | None, top_k: int, sub_tokens: int, experts: int) -> int | None:
-    """C = ceil(CF * K * S / E) places per expert and sequence; None is unlimited."""
-    if factor is None:
-        return None
-    # rounding first: 0.28 * 2 * 100 / 4 is 14.000000000000002 in floating point, not 15 places
-    return math.ceil(round(factor * top_k * sub_tokens / experts, 9))
-
-
-def route(
-    logits: Tensor,
-    config: MoEConfig,
-    what_if: WhatIf,
-    *,
-    mask: Tensor | None = None,
-    with_places: bool = False,
-) -> Routing:
-    """Scores [B, S, E] -> decisions.
-
-    mask         [B, S] True for real sub-tokens; padding chooses no expert and uses no place
-    with_places  compute slots also when nothing can be dropped (a trace wants them)
+    ``project`` (d_e, D/H) is W and ``weight`` (E, d_e) holds the e. The released code divides
+    by |e| alone and has no temperature: ``cosine="experts"``, ``temperature=0``.
     """
-    B, S, E = logits.shape
-    K = config.top_k if what_if.top_k is None else what_if.top_k
-    logits = logits / what_if.temperature
-    if what_if.experts_off:
-        logits = logits.index_fill(
-            -1, torch.tensor(what_if.experts_off, device=logits.device), MASKED
-        )
-    probs = logits.softmax(-1)
-    expert = keep_top_k(logits, K)
-    gate = gates(logits, probs, expert, config.gate)
-    off = logits.gather(-1, expert) <= MASKED
-    if mask is not None:
-        off = off | ~mask[..., None]
-    if mask is not None or what_if.experts_off:
-        expert, gate = expert.masked_fill(off, -1), gate.masked_fill(off, 0)
-    limits = _limits(config, what_if, K, B, S if mask is None else mask.sum(1).tolist())
-    if not with_places and all(c is None for c in limits):
-        return Routing(logits, probs, expert, gate, capacity=limits)
-    slot = places(expert, E)
-    bound = torch.tensor([S * K if c is None else c for c in limits], device=slot.device)
-    kept = (slot < bound[:, None, None]) & (expert >= 0)
-    return Routing(logits, probs, expert, gate, slot.masked_fill(~kept, -1), kept, limits)
+
+    def __init__(self, config: MoEConfig):
+        super().__init__()
+        self.config = config
+        width = config.embedding or config.d_head
+        self.weight = nn.Parameter(torch.empty(config.experts, width))
+        if config.embedding:
+            self.project = nn.Parameter(torch.empty(width, config.d_head))
+        if config.temperature:
+            self.temperature = nn.Parameter(torch.tensor(float(config.temperature)))
+        add_extras(self)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """[B, S, D/H] -> [B, S, E]."""
+        x = full(x_BSD)
+        if self.config.embedding:
+            x = F.linear(x, full(self.project))
+        if self.config.cosine == "both":
+            x = F.normalize(x, dim=-1)
+        scores = F.linear(x, F.normalize(full(self.weight), dim=-1))
+        return scores / full(self.temperature) if self.config.temperature else scores
+
+    def reset(self, generator: torch.Generator | None) -> None:
+        c = self.config
+        if c.embedding:
+            self.project.normal_(0, 1 / math.sqrt(c.d_head), generator=generator)
+        if c.temperature:
+            self.temperature.fill_(c.temperature)
+        self.weight.normal_(0, 1 / math.sqrt(self.weight.shape[1]), generator=generator)
+        self.keep_norm()
+
+    @torch.no_grad()
+    def keep_norm(self) -> None:
+        """Bring the experts' vectors back to ``embedding_norm``; call it after an optimiser's
+        step. Their length cancels in the scores, but the shorter they are, the faster a step
+        turns them: 0.1 in the paper, 1.5 in the code, which rescales at every forward pass."""
+        if norm := self.config.embedding_norm:
+            self.weight.mul_(norm / self.weight.norm(dim=1, keepdim=True))
 
 
-def _limits(
-    config: MoEConfig, what_if: WhatIf, top_k: int, batch: int, sub_tokens: int | list[int]
-) -> tuple[int | None, ...]:
-    """Capacity of each sequence of the batch."""
-    factors = what_if.capacity_factors or (config.capacity_factor,)
-    if len(factors) == 1:
-        factors = factors * batch
-    if len(factors) != batch:
-        raise ValueError(f"{len(factors)} capacity factors were given for {batch} sequences")
-    sizes = [sub_tokens] * batch if isinstance(sub_tokens, int) else sub_tokens
-    return tuple(capacity(f, top_k, n, config.experts) for f, n in zip(factors, sizes, strict=True))
+def add_extras(router: nn.Module) -> None:
+    """``noise`` (E, D/H) of learned noise, and the buffer ``bias`` (E,) of loss-free balance."""
+    c = router.config
+    if c.noise == "learned":
+        router.noise = nn.Parameter(torch.zeros(c.experts, c.d_head))
+    if c.bias_update:
+        router.register_buffer("bias", torch.zeros(c.experts))
+
+
+def full(x: Tensor) -> Tensor:
+    """At least float32: half precision flips choices (Switch, section 2.4)."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+# ---------------------------------------------------------------------------- randomness
+
+
+def uniform(shape: torch.Size, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """U(low, high), drawn where the generator lives, so that every device sees the same."""
+    return torch.empty(shape, device=generator.device).uniform_(low, high, generator=generator)
+
+
+def jittered(x: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """A copy of x times U(1 - e, 1 + e) (Switch, section 2.4)."""
+    factor = uniform(x.shape, 1 - amount, 1 + amount, generator)
+    return full(x) * factor.to(x.device)
+
+
+def noise_std(router: nn.Module, x_BSD: Tensor) -> Tensor:
+    """[B, S, E] std of the noise on the scores: softplus(x W_noise) per token and expert
+    (Shazeer 2017, eq. 4), or 1/E everywhere (V-MoE, section 2)."""
+    if router.config.noise == "learned":
+        return F.softplus(F.linear(full(x_BSD), full(router.noise)))
+    E = router.config.experts
+    return full(x_BSD).new_full((), 1 / E).expand(*x_BSD.shape[:-1], E)
+
+
+def noisy(clean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """clean + eps * std, eps ~ N(0, 1) per token and expert (Shazeer 2017, eq. 4)."""
+    eps = torch.empty(clean.shape, device=generator.device).normal_(generator=generator)
+    return clean + eps.to(clean.device, clean.dtype) * std

@@ -77,7 +77,7 @@ class Transformer(nn.Module):
         """Every weight from one generator, so that a seed is a model."""
         scale = (2 * self.config.blocks) ** -0.5  # residual branches: GPT-2's rule
         for name, p in self.named_parameters():
-            if p.dim() == 1:
+            if p.dim() <= 1:
                 p.fill_(0.0 if name.endswith("bias") or name == "mask_token" else 1.0)
             else:
                 p.normal_(
@@ -125,7 +125,10 @@ class Transformer(nn.Module):
                 continue
             asked = what_if if only_block in (None, i) else TRAINED
             y, routing, vectors = block.ffn.run(
-                block.ffn_norm(x), what_if=asked, with_places=with_places
+                block.ffn_norm(x),
+                what_if=asked,
+                with_places=with_places,
+                with_vectors=with_vectors,
             )
             x = x + y
             run.routing.append(routing)
