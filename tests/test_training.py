@@ -300,13 +300,69 @@ def test_a_tokenizer_is_learned_where_there_is_none(tmp_path, text_dir):
 # ---------------------------------------------------------------------------- recipes
 
 
-def test_every_recipe_can_be_read():
-    assert len(recipe.known()) == 8
-    for name in recipe.known():
-        found = Recipe.load(name)
-        assert found.replay or SHIPPED[name] == found.model
-        assert json.dumps(found.to_dict())
-    assert Recipe.load("text-smoe", seed=9).seed == 9
+@pytest.mark.parametrize("name", recipe.known())
+def test_every_recipe_can_be_read(name):
+    found = Recipe.load(name, seed=9)
+    assert (found.name, found.seed) == (name, 9)
+    assert json.dumps(found.to_dict())
+
+
+@pytest.mark.parametrize("path", sorted(recipe.FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_recipe_of_its_own_is_a_replay_or_shipped(path):
+    found = Recipe.load(path.stem)
+    assert found.replay or SHIPPED[path.stem] == found.model
+
+
+def test_members_differ_from_their_family_only_in_what_they_name():
+    base, many = (Recipe.load(f"text-{name}") for name in ("e8", "e8-h4"))
+    assert many.model == replace(base.model, moe=base.model.moe.matched(4))
+    assert replace(many, name="", model=base.model) == replace(base, name="")
+    dense = Recipe.load("text-ffn").model
+    assert dense == replace(base.model, moe=None, d_ff=base.model.moe.d_ff * base.model.moe.top_k)
+    assert Recipe.load("text-e8-k1").model.moe == replace(base.model.moe, top_k=1)
+    fine = Recipe.load("text-e16-fine").model.moe
+    assert fine == base.model.moe.fine_grained(2)
+    flops = Recipe.load("text-flops-h4").model.moe
+    assert flops == base.model.moe.matched(4, sizing="flops")
+
+
+def test_members_of_a_comparison_have_the_same_parameters():
+    sizes = {
+        name: Recipe.load(f"text-{name}").model.moe.parameters
+        for name in ("e8", "e16-fine", "e8-h2", "e8-h4", "e8-h8", "flops-h2", "flops-h4")
+    }
+    for name, size in sizes.items():
+        assert abs(size / sizes["e8"] - 1) < 0.02, (name, sizes)
+
+
+def test_noise_in_training_is_the_same_again_and_follows_the_seed(tmp_path, text_dir):
+    noisy = replace(TINY["text-smoe"].moe, noise="learned", gate="topk-softmax")
+    shape = replace(TINY["text-smoe"], moe=noisy)
+    whole, again = (
+        Job(tiny(model=shape, smooth_load=0.1), tmp_path / folder, text_dir=text_dir)
+        for folder in "ab"
+    )
+    whole.run()
+    again.run()
+    assert_same_run(whole, again)
+    other = Job(tiny(model=shape, seed=1), tmp_path / "c", text_dir=text_dir)
+    drawn = other._loss(0)[0]
+    assert other._loss(0)[0] == drawn
+    other._generator = lambda step: None
+    assert other._loss(0)[0] != drawn
+
+
+def test_a_bias_follows_the_demand_of_every_step(tmp_path, text_dir):
+    biased = replace(TINY["text-smoe"].moe, bias_update=0.5)
+    job = Job(
+        tiny(model=replace(TINY["text-smoe"], moe=biased), balance=0.0, steps=1),
+        tmp_path,
+        text_dir=text_dir,
+    )
+    job.run()
+    for share, (_, layer) in zip(job.demand_log[0], job.model.moe_layers, strict=True):
+        expected = 0.5 * np.sign(np.float32(share).mean() - np.float32(share))
+        np.testing.assert_array_equal(layer.router.bias.numpy(), expected)
 
 
 def test_the_family_shares_everything_but_the_layer():

@@ -206,6 +206,14 @@ class MoELayer(nn.Module):
         return losses.of(routing, self.config, getattr(self.router, "temperature", None))
 
     @torch.no_grad()
+    def after_step(self, routing: Routing) -> None:
+        """What a method does after every step of the optimiser, besides the step itself."""
+        if self.config.bias_update:
+            self.update_bias(losses.demand(routing.expert, self.config.experts))
+        if self.config.embedding_norm:
+            self.router.keep_norm()
+
+    @torch.no_grad()
     def update_bias(self, demand_E: Tensor) -> None:
         """One step of loss-free balancing after a batch: b += u sign(mean(c) - c), c [E] how often
         each expert was chosen (Wang et al. 2024, arXiv 2408.15664, algorithm 1). Raises ConfigError

@@ -106,12 +106,14 @@ class Transformer(nn.Module):
         masked: Tensor | None = None,
         what_if: WhatIf = TRAINED,
         only_block: int | None = None,
+        generator: torch.Generator | None = None,
         with_places: bool = False,
         with_vectors: bool = False,
     ) -> Run:
         """inputs: token ids [B, T], or patches [B, T, values] with ``masked`` [B, T] bool.
 
         only_block  the one block that ``what_if`` changes; None changes every block
+        generator   lets the random parts of the routers act, as in training
         """
         x = self.embed(inputs)
         if masked is not None:
@@ -127,6 +129,7 @@ class Transformer(nn.Module):
             y, routing, vectors = block.ffn.run(
                 block.ffn_norm(x),
                 what_if=asked,
+                generator=generator,
                 with_places=with_places,
                 with_vectors=with_vectors,
             )

@@ -105,14 +105,18 @@ class Job:
         if r.data == "text":
             ids = torch.from_numpy(self.train_data.batch(r.seed, step, r.batch))
             ids = ids.to(self.device).long()
-            run = self.model(ids)
+            run = self.model(ids, generator=self._generator(step))
             return metrics.token_nats(run.output, ids).mean(), run
         patches = to_patches(self.scenes.batch(r.seed, step, r.batch), r.model.patch)
         patches = patches.to(self.device)
         masked = random_mask(r.batch, r.model.context, r.mask_ratio, [r.seed, step])
         masked = masked.to(self.device)
-        run = self.model(patches, masked=masked)
+        run = self.model(patches, masked=masked, generator=self._generator(step))
         return F.mse_loss(run.output[masked], patches[masked]), run
+
+    def _generator(self, step: int) -> torch.Generator:
+        """Noise is a function of seed and step, so that a resumed run draws the same."""
+        return torch.Generator(self.device).manual_seed(self.recipe.seed * 1_000_003 + step)
 
     def validate(self) -> dict:
         self.model.eval()
@@ -163,12 +167,11 @@ class Job:
         task, run = self._loss(self.step)
         total = task
         demands, importances = [], []
-        for routing, (_, layer) in zip(run.routing, self.model.moe_layers, strict=True):
-            parts = layer.losses(routing)
-            r = self.recipe
-            total = total + (
-                r.balance * parts["balance"] + r.importance * parts["importance"] + r.z * parts["z"]
-            )
+        layers = [layer for _, layer in self.model.moe_layers]
+        for routing, layer in zip(run.routing, layers, strict=True):
+            for name, loss in layer.losses(routing).items():
+                if weight := self.recipe.loss_weights[name]:
+                    total = total + weight * loss
             demands.append(demand(routing.expert, layer.config.experts).float())
             importances.append(
                 importance(
@@ -191,6 +194,8 @@ class Job:
                 f"The last good state is in {self.folder}."
             )
         self.optimizer.step()
+        for routing, layer in zip(run.routing, layers, strict=True):
+            layer.after_step(routing)
         self.step += 1
         self.loss_log.append(task.item())
         if demands:

@@ -33,7 +33,8 @@ class UnknownRecipe(RecipeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One run. ``model`` is the shape; ``balance``, ``importance``, ``z`` weigh the losses.
+    """One run. ``model`` is the shape; ``balance``, ``importance``, ``smooth_load`` and ``z`` weigh
+    the losses.
 
     snapshots  steps after which the weights are kept as they are; a run begins at weights that
                the seed alone gives, and ends at those of the checkpoint
@@ -48,6 +49,7 @@ class Recipe:
     seed: int
     balance: float = 0.0
     importance: float = 0.0
+    smooth_load: float = 0.0
     z: float = 0.0
     warmup: int = 100
     weight_decay: float = 0.01
@@ -79,10 +81,21 @@ class Recipe:
     def to_dict(self) -> dict:
         return asdict(self)
 
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """By the names of ``mhmoe.layers.losses``."""
+        return {
+            "balance": self.balance,
+            "importance": self.importance,
+            "load": self.smooth_load,
+            "z": self.z,
+        }
+
 
 def known() -> list[str]:
     """Names of all recipes, members of families included."""
-    return sorted([p.stem for p in FOLDER.glob("*.toml")] + [m for f in FAMILIES.glob("*.toml") for m in members(f)])
+    alone = [p.stem for p in FOLDER.glob("*.toml")]
+    return sorted(alone + [name for family in FAMILIES.glob("*.toml") for name in members(family)])
 
 
 def members(family: Path) -> list[str]:
