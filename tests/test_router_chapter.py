@@ -119,7 +119,7 @@ def test_vg17_the_neurons_are_those_of_the_first_choice(here):
     active = engine.neurons(here.loaded, here.index, e, here.open.sub[s])
     assert active.shape == (here.open.hidden,)
     w_out = here.module.experts.w_out[e].detach().numpy()
-    np.testing.assert_allclose(active @ w_out, here.layer.vectors["expert_out"][s, 0], atol=1e-5)
+    np.testing.assert_allclose(active @ w_out, here.open.expert_out[s, e], atol=1e-5)
     data = plates.zoom(here.layer, 2, here.open, 1, 0, active)
     assert data["firing"] == int((active > 0).sum())
     assert data["chosen"][0] == e
@@ -252,7 +252,7 @@ def test_vg20_the_picture_has_every_stop(here):
 
 
 def test_vg21_the_stack_equals_the_layers_output(here):
-    parts = router.contributions(here.layer, here.open.merge)
+    parts = router.contributions(here.layer, here.open.expert_out, here.open.merge)
     np.testing.assert_allclose(parts.sum(0), here.layer.vectors["out"], atol=1e-5)
     for token in range(here.tokens):
         mine = router.touched(here.layer, token)
@@ -283,7 +283,10 @@ def test_vg21_what_is_missed_by_hand():
 
 
 def test_vg21_the_picture_shows_the_largest_coordinates(here):
-    parts, out = router.contributions(here.layer, here.open.merge)[:, 1], here.layer.vectors["out"]
+    parts, out = (
+        router.contributions(here.layer, here.open.expert_out, here.open.merge)[:, 1],
+        here.layer.vectors["out"],
+    )
     experts = router.touched(here.layer, 1)
     data = plates.stack(parts, out[1], experts, np.ones(len(experts)), [], np.zeros(len(experts)))
     largest = np.abs(out[1][data["coordinates"]])

@@ -129,15 +129,17 @@ def relative_error(y_ETD: np.ndarray) -> np.ndarray:
     return np.linalg.norm(y_ETD - y_ETD[-1], axis=-1) / np.maximum(size, 1e-12)
 
 
-def contributions(layer: LayerTrace, merge: np.ndarray | None = None) -> np.ndarray:
+def contributions(
+    layer: LayerTrace, expert_out_SED: np.ndarray, merge: np.ndarray | None = None
+) -> np.ndarray:
     """[E, T, D] what each expert adds to each token's output: its gated outputs through the
     merge layer, which is linear, so that the E parts add up to the layer's output."""
     H, E = layer.heads, layer.experts
     weights = layer.gate * layer.kept
-    parts = layer.vectors["expert_out"] * weights[..., None]
     mine = layer.expert[None] == np.arange(E)[:, None, None]
-    summed = np.einsum("esk,skd->esd", mine.astype(parts.dtype), parts)
-    return np.stack([merged(part, layer.sub_tokens // H, merge) for part in summed])
+    weights_ES = np.where(mine, weights, 0).sum(-1)
+    parts = weights_ES[..., None] * expert_out_SED.transpose(1, 0, 2)
+    return np.stack([merged(part, layer.sub_tokens // H, merge) for part in parts])
 
 
 def missed(probs_RV: np.ndarray) -> np.ndarray:

@@ -105,13 +105,10 @@ class MoELayer(nn.Module):
         what_if: WhatIf = TRAINED,
         generator: torch.Generator | None = None,
         with_places: bool = False,
-        with_vectors: bool = False,
     ) -> tuple[Tensor, Routing, dict[str, Tensor]]:
         """The forward pass with its decisions as tensors; training reads losses from them.
 
         with_places   also compute places where nothing can be dropped
-        with_vectors  also compute ``expert_out`` [B, S, K, D/H], every choice's output alone
-                      (Soft MoE: ``slot_out`` [B, E*P, D/H] is always there)
         """
         B, T, D = x_BTD.shape
         H, c = self.config.heads, self.config
@@ -121,7 +118,7 @@ class MoELayer(nn.Module):
         x_BSD = wide.reshape(B, T * H, D // H)  # b t (h d) -> b (t h) d
         mask_BS = None if mask is None else mask.repeat_interleave(H, dim=1)
         routing = self.decide(x_BSD, mask_BS, what_if, generator, with_places)
-        sum_BSD, vectors = self.visit(x_BSD, routing, with_vectors)
+        sum_BSD, vectors = self.visit(x_BSD, routing)
         if c.shared:
             sum_BSD = sum_BSD + self.visit_shared(x_BSD)
         inner = c.inner_residual if what_if.inner_residual is None else what_if.inner_residual
@@ -178,10 +175,9 @@ class MoELayer(nn.Module):
         std = routers.noise_std(self.router, read)
         return routers.noisy(clean, std, generator), clean, std
 
-    def visit(
-        self, x_BSD: Tensor, routing: Routing, with_vectors: bool = False
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """[B, S, D/H] -> [B, S, D/H] the gated sum of what the kept choices' experts compute."""
+    def visit(self, x_BSD: Tensor, routing: Routing) -> tuple[Tensor, dict[str, Tensor]]:
+        """[B, S, D/H] -> [B, S, D/H] the gated sum of what the kept choices' experts compute; of
+        Soft MoE also ``slot_out`` [B, E*P, D/H]."""
         if routing.combine is not None:
             y_BSD, out = soft.mix(self.experts, x_BSD, routing)
             return y_BSD, {"slot_out": out}
@@ -191,10 +187,7 @@ class MoELayer(nn.Module):
             visits = torch.where(routing.kept, visits, -1)
         x_ND, visits_NK = x_BSD.reshape(B * S, x_BSD.shape[-1]), visits.reshape(B * S, K)
         y_ND = self.experts.mix(x_ND, visits_NK, routing.gate.reshape(B * S, K))
-        vectors = {}
-        if with_vectors:
-            vectors["expert_out"] = self.experts(x_ND, visits_NK).view(B, S, K, x_ND.shape[1])
-        return y_ND.view(x_BSD.shape), vectors
+        return y_ND.view(x_BSD.shape), {}
 
     def visit_shared(self, x_BSD: Tensor) -> Tensor:
         """[B, S, D/H] -> the sum of all shared experts (DeepSeekMoE, arXiv 2401.06066, eq. 9)."""

@@ -131,7 +131,6 @@ class Transformer(nn.Module):
                 what_if=asked,
                 generator=generator,
                 with_places=with_places,
-                with_vectors=with_vectors,
             )
             x = x + y
             run.routing.append(routing)

@@ -253,7 +253,7 @@ def mixture(scene: Scene) -> None:
 def contributions(scene: Scene) -> None:
     """VG-21: what each expert adds, and the model without it."""
     layer, token = scene.layer, scene.pick.token
-    parts = arithmetic.contributions(layer, scene.opened.merge)
+    parts = arithmetic.contributions(layer, scene.opened.expert_out, scene.opened.merge)
     out = layer.vectors["out"]
     experts = arithmetic.touched(layer, token)
     probs = runs.next_without(scene.key, scene.text, scene.pick.layer, token, tuple(experts))
