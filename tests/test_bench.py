@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 import streamlit as st
+import torch
 from streamlit.testing.v1 import AppTest
 
 from mhmoe import bench
-from mhmoe.bench import app, frames, layer
+from mhmoe.bench import app, frames, goals, layer, peers
 from mhmoe.cli import main
-from mhmoe.layers import MoEConfig
+from mhmoe.layers import DenseFFN, MoEConfig, MoELayer
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ROOT / "tests" / "bench"
@@ -120,9 +123,16 @@ def test_a_trace_of_nothing_has_no_frames():
 
 
 def tiny_rows(heads: int = 1) -> list[dict]:
-    return layer.measure(layer.parse_sizes("6/4/2/8/16"), [heads], runs=1)
+    return list(layer.measure(layer.parse_sizes("6/4/2/8/16"), [heads], runs=1))
 
 
+@pytest.fixture
+def no_peers(monkeypatch):
+    """As where the tests' requirements are not installed."""
+    monkeypatch.setattr(layer, "installed", lambda name: False)
+
+
+@pytest.mark.usefixtures("no_peers")
 def test_layer_rows_have_the_fields_of_the_issue():
     rows = tiny_rows(heads=2)
     expected = "tokens experts top_k heads d_model d_ff pass impl ms ratio_to_floor"
@@ -138,40 +148,200 @@ def test_layer_rows_have_the_fields_of_the_issue():
     assert all(row["ms"] > 0 for row in rows)
 
 
-def test_the_floor_is_the_larger_of_its_two_parts(monkeypatch):
+def test_every_installed_peer_has_its_rows():
+    found = {row["impl"] for row in tiny_rows()}
+    assert found == {*layer.OURS, "floor", "floor swiglu", "dense", "dense_total", *peers.PEERS}
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_a_peer_answers_every_token_and_stands_beside_its_own_matrices(name):
+    """Its experts hold as many weights as those of ours beside it; some have biases, too."""
+    peer = peers.PEERS[name]
+    case = layer.Case.of(MoEConfig(d_model=8, d_ff=16, experts=4, top_k=2), 6)
+    assert peer.fits(case.config, case.tokens)
+    module, call = peer.build(case.config, case.tokens)
+    assert call(case.x_TD).shape == case.x_TD.shape
+    ours = MoELayer(layer.OURS[peer.beside](case.config, case.tokens)).experts
+    named = [(n, p.numel()) for n, p in module.named_parameters() if p.dim() > 1]
+    assert sum(n for name, n in named if "expert" in name) == sum(
+        p.numel() for p in ours.parameters()
+    )
+
+
+def test_peers_do_not_take_heads_or_hours():
+    two = MoEConfig(d_model=8, d_ff=16, experts=4, top_k=2)
+    eager = peers.PEERS["transformers eager"]
+    assert eager.fits(two, 4096)
+    assert not eager.fits(replace(two, heads=2), 4096)
+    assert not eager.fits(replace(two, experts=128), 4096)
+    assert not peers.PEERS["mixture-of-experts"].fits(replace(two, top_k=1), 16)
+
+
+def test_a_missing_package_is_left_out(monkeypatch):
+    monkeypatch.setattr(
+        peers, "find_spec", lambda package: None if package == "transformers" else 1
+    )
+    assert not peers.installed("transformers eager")
+    assert peers.installed("torchscale")
+
+
+@pytest.fixture
+def told(monkeypatch) -> dict[str, float]:
+    """Implementations that take as long as this says."""
     ms = {"ours": 9.0, "floor: products": 2.0, "floor: weights": 3.0, "dense": 1.5}
-    monkeypatch.setattr(layer, "IMPLEMENTATIONS", {name: lambda case, n=name: n for name in ms})
-    monkeypatch.setattr(layer, "_milliseconds", lambda step, which: ms[step])
-    rows = list(layer.rows(layer.Case.of(MoEConfig(d_model=8, d_ff=8, experts=2, top_k=1), 4), 1))
-    found = {row["impl"]: row["ratio_to_floor"] for row in rows if row["pass"] == "both"}
-    assert found == {"ours": 3.0, "floor": 1.0, "dense": 0.5}
+    monkeypatch.setattr(layer, "implementations", lambda case: {n: lambda case, n=n: n for n in ms})
+    monkeypatch.setattr(layer, "_milliseconds", lambda step, which, case: ms[step])
+    return ms
 
 
+def told_rows() -> dict[str, float]:
+    case = layer.Case.of(MoEConfig(d_model=8, d_ff=8, experts=2, top_k=1), 4)
+    rows = list(layer.rows(case, 1))
+    return {row["impl"]: row["ratio_to_floor"] for row in rows if row["pass"] == "both"}
+
+
+@pytest.mark.usefixtures("told")
+def test_the_floor_is_the_larger_of_its_two_parts():
+    assert told_rows() == {"ours": 3.0, "floor": 1.0, "dense": 0.5}
+
+
+def test_three_matrices_have_a_floor_of_their_own(told):
+    told |= {"floor swiglu: products": 4.5, "floor swiglu: weights": 1.0}
+    told |= {"ours swiglu": 9.0, "transformers": 18.0}
+    found = told_rows()
+    assert (found["ours"], found["ours swiglu"], found["transformers"]) == (3.0, 2.0, 4.0)
+
+
+def test_what_takes_very_long_is_timed_once():
+    calls = {"slow": [], "fast": []}
+
+    def call(name: str, ms: float) -> float:
+        calls[name].append(ms)
+        return ms
+
+    found = layer.medians(
+        {"slow": lambda: call("slow", 10_000.0), "fast": lambda: call("fast", 60.0)}, runs=4
+    )
+    assert found == {"slow": 10_000.0, "fast": 60.0}
+    assert {name: len(seen) for name, seen in calls.items()} == {"slow": 1, "fast": 5}
+
+
+@pytest.mark.usefixtures("no_peers")
 def test_dense_layers_have_the_parameters_they_are_compared_by():
-    case = layer.Case.of(MoEConfig(d_model=8, d_ff=16, experts=4, top_k=2, heads=2), 6)
-    seen = {}
-    for name, make in (("active", layer.dense), ("total", layer.dense_total)):
-        seen[name] = make(case).__closure__
-    widths = {
-        name: next(c.cell_contents for c in cells if isinstance(c.cell_contents, layer.DenseFFN))
-        for name, cells in seen.items()
-    }
-    config = case.config
+    config = MoEConfig(d_model=8, d_ff=16, experts=4, top_k=2, heads=2)
+    found = layer.implementations(layer.Case.of(config, 6))
     for name, parameters in (
-        ("active", config.active_parameters),
-        ("total", config.parameters),
+        ("dense", config.active_parameters),
+        ("dense_total", config.parameters),
     ):
-        built = sum(p.numel() for p in widths[name].parameters())
-        assert abs(built - parameters) <= config.d_model
+        assert found[name].keywords == {"parameters": parameters}
+        step = layer.dense(layer.Case.of(config, 6), parameters)
+        cells = [cell.cell_contents for cell in step.__closure__]
+        ffn = next(cell for cell in cells if isinstance(cell, DenseFFN))
+        assert abs(sum(p.numel() for p in ffn.parameters()) - parameters) <= config.d_model
 
 
 def test_what_would_take_minutes_is_left_out():
     small, huge = (
         layer.Case.of(MoEConfig(d_model=256, d_ff=1024, experts=E, top_k=1), 4096) for E in (8, 128)
     )
-    assert layer.fits("dense_total", small)
-    assert not layer.fits("dense_total", huge)
-    assert layer.fits("ours", huge)
+    assert "dense_total" in layer.implementations(small)
+    assert "dense_total" not in layer.implementations(huge)
+    assert "ours" in layer.implementations(huge)
+
+
+def test_the_default_covers_the_sizes_of_the_issue():
+    sizes = layer.parse_sizes(layer.SIZES)
+    grid = {(t, c.experts, c.top_k) for t, c in sizes if (c.d_model, c.d_ff) == (256, 1024)}
+    assert grid == set(product((256, 4096, 16384), (8, 32, 128), (1, 2)))
+    small = [(t, c) for t, c in sizes if c.d_model < 256]
+    assert {t for t, _ in small} == {16, 64, 256}
+    assert {c.d_model for _, c in small} == {32, 64, 128}
+    assert {c.experts for _, c in small} == {8, 32, 64}
+
+
+@pytest.mark.usefixtures("told")
+def test_one_size_of_the_default_is_cut_into_heads():
+    sizes = layer.parse_sizes("4096/32/2,64/8/2/64/256")
+    found = [(row["tokens"], row["heads"]) for row in layer.measure(sizes) if row["impl"] == "ours"]
+    assert list(dict.fromkeys(found)) == [(4096, 1), (4096, 2), (4096, 4), (4096, 8), (64, 1)]
+
+
+# ------------------------------------------------------------------------------- goals
+
+
+def measured(ms: float, impl: str = "ours", which: str = "forward", **size) -> dict:
+    sizes = {"tokens": 4096, "experts": 32, "top_k": 2, "heads": 1, "d_model": 256, "d_ff": 1024}
+    return sizes | size | {"pass": which, "impl": impl, "ms": ms, "ratio_to_floor": ms}
+
+
+@pytest.mark.parametrize(
+    ("size", "which", "goal"),
+    [
+        ({}, "forward", 1.3),
+        ({}, "both", 1.4),
+        ({"heads": 2}, "both", 1.05),
+        ({"experts": 128, "tokens": 256}, "forward", 2.0),
+    ],
+)
+def test_each_size_has_its_goal_beside_the_floor(size, which, goal):
+    rows = [measured(3.0, which=which, **size), measured(2.0, "floor", which, **size)]
+    (row,) = goals.reached(rows)
+    assert (row.ratio, row.goal) == (1.5, goal)
+
+
+def test_the_explainer_has_a_goal_in_milliseconds():
+    rows = [measured(0.3, tokens=64, experts=8, d_model=64), measured(0.2, "floor", tokens=64)]
+    (row,) = goals.reached(rows)
+    assert (row.ours_ms, row.ratio, row.goal) == (0.3, None, 0.4)
+
+
+def test_growth_is_from_8_to_128_experts():
+    rows = [measured(ms, tokens=16384, experts=e) for ms, e in ((100.0, 8), (130.0, 128))]
+    rows += [measured(100.0, "floor", tokens=16384, experts=e) for e in (8, 128)]
+    (row,) = [row for row in goals.reached(rows) if row.name.endswith("growth")]
+    assert (row.ratio, row.met) == (1.3, True)
+
+
+def test_peers_are_judged_where_they_are_best_and_on_the_whole():
+    rows = []
+    for tokens, ours, theirs in ((16, 1.0, 4.0), (256, 2.0, 2.0)):
+        size = {"tokens": tokens, "experts": 8, "d_model": 128}
+        rows += [measured(ours, "ours swiglu", **size), measured(theirs, "transformers", **size)]
+    worst, mean = goals.reached(rows)
+    assert (worst.name, worst.ratio, worst.met) == (
+        "transformers, forward: worst, 256/8/2",
+        1,
+        True,
+    )
+    assert (mean.ours_ms, mean.met) == (0.5, True)
+
+
+def test_kernels_are_counted_without_views():
+    x = torch.zeros(2, 3)
+    with goals.Kernels() as counted:
+        (x.t().reshape(3, 2)[0] + 1).view(2).unsqueeze(0).sum()
+    assert counted.names == ["add", "sum"]
+
+
+def test_a_small_layer_runs_few_kernels():
+    """The count is of operations, the same on every machine."""
+    for row in goals.kernel_rows():
+        assert row.met, row
+
+
+def test_the_trace_is_put_beside_the_bare_pass():
+    row = goals.trace_row(runs=1, tokens=8)
+    assert row.goal == 1.1
+    assert row.ratio > 0
+
+
+def test_the_costs_are_kept_small_and_whole(tmp_path):
+    rows = tiny_rows()
+    goals.write(tmp_path / "new" / "costs.json", rows, goals.reached(rows), threads=1)
+    kept = json.loads((tmp_path / "new" / "costs.json").read_text("utf-8"))
+    assert [dict(zip(kept["columns"], row, strict=True)) for row in kept["rows"]] == rows
+    assert {"schema", "processor", "torch", "threads", "goals"} <= set(kept)
 
 
 def test_sizes_are_read_with_and_without_widths():
@@ -198,10 +368,19 @@ def test_wrong_usage_is_said_and_ends_with_2(arguments, capsys):
     assert capsys.readouterr().err
 
 
-def test_the_command_line_prints_the_rows_as_json(capsys):
-    command = "bench layer --sizes 6/4/2/8/16 --heads 1 --runs 1 --json"
-    assert main(command.split()) == 0
-    assert len(json.loads(capsys.readouterr().out)) == 8
+@pytest.mark.usefixtures("no_peers")
+def test_the_command_line_prints_the_rows_as_json(tmp_path, capsys):
+    kept = tmp_path / "costs.json"
+    command = "bench layer --sizes 6/4/2/8/16 --heads 1 --runs 1 --json --write"
+    assert main([*command.split(), str(kept)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == len(json.loads(kept.read_text("utf-8"))["rows"]) == 8
+
+
+def test_a_gpu_that_is_not_there_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["bench", "layer", "--sizes", "6/4/2/8/16", "--device", "cuda"]) == 2
+    assert "CUDA" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------- the app

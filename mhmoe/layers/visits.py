@@ -28,8 +28,10 @@ from torch.nn import functional as F
 
 #: Rows of one piece. From 256 to 1024 the times differ by a few percent.
 CHUNK = 512
-#: From this size on, weights are large, and buffers come with large pages.
+#: From this size on, a buffer comes with large pages.
 LARGE_BYTES = 4 << 20
+#: From this size on, w_in's gradient is worth a buffer: the allocator gives fresh memory each time.
+LARGE_WEIGHTS = 16 << 20
 
 #: Gradient of an activation from the gradient above and its input.
 DERIVATIVE: dict[Callable, Callable[[Tensor, Tensor], Tensor]] = {
@@ -134,7 +136,7 @@ def can_group(x: Tensor, width: int) -> bool:
 
 def is_one_piece(visits: Visits, x: Tensor, w_in: Tensor) -> bool:
     """Whether autograd does it all, as the head of this file says."""
-    small = visits.starts[-1] <= CHUNK and w_in.nbytes < LARGE_BYTES
+    small = visits.starts[-1] <= CHUNK and w_in.nbytes < LARGE_WEIGHTS
     return (small or x.device.type != "cpu") and can_group(x, w_in.shape[2])
 
 
