@@ -147,18 +147,14 @@ def test_another_k_for_one_pass():
 
 def test_losses_under_perfect_balance_and_collapse():
     E = 4
-    balanced = torch.eye(E) * 50
-    spread = losses.all_losses(
-        balanced, balanced.softmax(-1), torch.arange(E)[:, None], torch.ones(E, 1)
-    )
+    spread = losses.of(route(50 * torch.eye(E)[None], plain(1, E)), plain(1, E))
     assert spread["balance"].item() == pytest.approx(1)
     assert spread["importance"].item() == pytest.approx(0, abs=1e-9)
     one = torch.tensor([[50.0, 0, 0, 0]]).repeat(E, 1)
-    collapsed = losses.all_losses(
-        one, one.softmax(-1), torch.zeros(E, 1, dtype=torch.long), torch.ones(E, 1)
-    )
+    collapsed = losses.of(route(one[None], plain(1, E)), plain(1, E))
     assert collapsed["balance"].item() == pytest.approx(E)
     assert collapsed["importance"].item() == pytest.approx(E - 1)  # CV^2 of (4, 0, 0, 0)
+    assert collapsed["load"].item() == pytest.approx(E - 1)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
@@ -178,7 +174,7 @@ def test_importance_loss_by_hand():
     # importance (3, 1): mean 2, population variance 1, CV^2 = 1/4
     expert, gate = torch.tensor([[0, 1], [0, -1]]), torch.tensor([[2.0, 1.0], [1.0, 9.0]])
     assert losses.importance(expert, gate, 2).tolist() == [3, 1]  # padding's 9 is not counted
-    assert losses.importance_loss(expert, gate, 2).item() == pytest.approx(1 / 4)
+    assert losses.variation(torch.tensor([3.0, 1.0])).item() == pytest.approx(1 / 4)
 
 
 def test_z_loss_by_hand():

@@ -1,6 +1,6 @@
 """The losses that keep routers in order. Scalars, unweighted; each layer reports all of them.
 
-Shapes: logits, probs [N, E]; expert, gate [N, K]; rows of padding are left out by the caller.
+Shapes: logits, probs [N, E]; expert, gate [N, K]; padding is left out.
 All use demand (choices before capacity and re-routing), so that a full expert cannot hide its
 popularity. Balance reads 1 when routing is even, whatever E, K and the number of tokens; others
 scale it differently: GShard's paper has 1/E^2 there, Hugging Face's Mixtral K.
@@ -8,7 +8,7 @@ scale it differently: GShard's paper has 1/E^2 there, Hugging Face's Mixtral K.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,19 +36,21 @@ def switch_loss(probs_NE: Tensor, expert_NK: Tensor) -> Tensor:
     1 under perfect balance and E under full collapse, for any K; not bounded below by 1.
     Only P carries gradient: f is a count.
     """
-    E = probs_NE.shape[1]
-    counts = demand(expert_NK, E).to(probs_NE.dtype)
-    return E * torch.dot(counts / counts.sum().clamp_min(1), probs_NE.mean(0))
+    return balance(probs_NE, demand(expert_NK, probs_NE.shape[1]))
 
 
-def importance_loss(expert_NK: Tensor, gate_NK: Tensor, experts: int) -> Tensor:
-    """CV(importance)^2 (Shazeer 2017, eq. 7)."""
-    return variation(importance(expert_NK, gate_NK, experts))
+def balance(probs_NE: Tensor, demand_E: Tensor) -> Tensor:
+    """:func:`switch_loss` of choices that are counted already."""
+    counts = demand_E.to(probs_NE.dtype)
+    share = counts / counts.sum().clamp_min(1)
+    return probs_NE.shape[1] * torch.dot(share, probs_NE.mean(0))
 
 
 def variation(total_E: Tensor) -> Tensor:
-    """CV^2 = variance / mean^2, population variance: between 0 and E - 1."""
-    return total_E.var(unbiased=False) / total_E.mean().square().clamp_min(1e-12)
+    """CV^2 = variance / mean^2 (Shazeer 2017, eq. 7 and 11), population variance: between 0 and
+    E - 1."""
+    variance, mean = torch.var_mean(total_E, unbiased=False)
+    return variance / mean.square().clamp_min(1e-12)
 
 
 def smooth_load(
@@ -77,66 +79,77 @@ def z_loss(logits_NE: Tensor) -> Tensor:
     return torch.logsumexp(logits_NE, -1).square().mean()
 
 
-def all_losses(
-    logits_NE: Tensor,
-    probs_NE: Tensor,
-    expert_NK: Tensor,
-    gate_NK: Tensor,
-    *,
-    importance_E: Tensor | None = None,
-    load_E: Tensor | None = None,
-    counts: str = "all",
+@dataclass(frozen=True)
+class Sums:
+    """[E] what each expert was asked for, took, and got in gates; padding is in none of them."""
+
+    demand: Tensor
+    load: Tensor
+    importance: Tensor
+
+
+def sums(routing: Routing, config: MoEConfig) -> Sums:
+    """Over all sub-tokens of a batch. Soft MoE fills all slots of all experts; its importance is
+    what the tokens read from each."""
+    E = config.experts
+    if routing.combine is not None:
+        full = routing.combine.new_full((E,), config.slots * len(routing.logits))
+        read = routing.real(routing.combine).sum(0).view(E, -1).sum(1)
+        return Sums(full, full, read)
+    asked = demand(routing.expert if routing.wanted is None else routing.wanted, E)
+    taken = asked
+    if routing.kept is not None:
+        taken = demand(torch.where(routing.kept, routing.expert, -1), E)
+    return Sums(asked, taken, importance(routing.expert, routing.gate, E))
+
+
+def of(
+    routing: Routing,
+    config: MoEConfig,
+    temperature: Tensor | None = None,
+    counted: Sums | None = None,
 ) -> dict[str, Tensor]:
-    """Every loss by the name that traces, logs and recipes use.
+    """The losses of a batch, by the method's switches.
 
-    importance_E  other sums than those of the gates
-    load_E        smooth loads; without noise there are only counts, which carry no gradient
-    counts        "first": balance counts first choices only
-    """
-    E = probs_NE.shape[1]
-    sums = importance(expert_NK, gate_NK, E) if importance_E is None else importance_E
-    load = demand(expert_NK, E).to(probs_NE.dtype) if load_E is None else load_E
-    return {
-        "balance": switch_loss(probs_NE, expert_NK[:, :1] if counts == "first" else expert_NK),
-        "importance": variation(sums),
-        "load": variation(load),
-        "z": z_loss(logits_NE),
-    }
+    temperature  X-MoE's learned one
+    counted      :func:`sums` of the same routing, where they are known already
 
-
-def of(routing: Routing, config: MoEConfig, temperature: Tensor | None = None) -> dict[str, Tensor]:
-    """The losses of a batch, by the method's switches; ``temperature`` is X-MoE's learned one.
-
-    Soft MoE chooses nothing: its slots are always full, so its balance is 1 and its load even;
-    importance is what the tokens read from each expert, z is that of the combining softmax.
+    Without noise there are only counts for the load loss, which carry no gradient. Soft MoE
+    chooses nothing: its slots are always full, so its balance is 1 and its load even; z is that of
+    the combining softmax.
     """
     if not (routing.logits.numel() if routing.mask is None else routing.mask.any()):
         return dict.fromkeys(("balance", "importance", "load", "z"), routing.logits.sum() * 0)
     logits = routing.real(routing.logits)
+    counted = counted or sums(routing, config)
     if routing.combine is not None:
-        read_E = routing.real(routing.combine).sum(0).view(config.experts, -1).sum(1)
         return {
-            "balance": read_E.new_ones(()),
-            "importance": variation(read_E),
-            "load": read_E.new_zeros(()),
+            "balance": counted.importance.new_ones(()),
+            "importance": variation(counted.importance),
+            "load": counted.importance.new_zeros(()),
             "z": z_loss(logits),
         }
-    wanted = routing.expert if routing.wanted is None else routing.wanted
-    found = all_losses(
-        logits,
-        routing.real(shares(routing, config, temperature)),
-        routing.real(wanted),
-        routing.real(routing.gate),
-        importance_E=_importance(routing, config),
-        load_E=_load(routing, config),
-        counts=config.loss_counts,
-    )
+    return {
+        "balance": _balance(routing, config, temperature, counted),
+        "importance": variation(_importance(routing, config, counted)),
+        "load": variation(_load(routing, config, counted)),
+        "z": z_loss(logits),
+    }
+
+
+def _balance(
+    routing: Routing, config: MoEConfig, temperature: Tensor | None, counted: Sums
+) -> Tensor:
     if config.loss_over == "sequence" and len(routing.logits) > 1:
         alone = replace(config, loss_over="batch")
         each = [routing.sequence(b) for b in range(len(routing.logits))]
         each = [r for r in each if r.mask is None or r.mask.any()]
-        found["balance"] = torch.stack([of(r, alone, temperature)["balance"] for r in each]).mean()
-    return found
+        return torch.stack([_balance(r, alone, temperature, sums(r, alone)) for r in each]).mean()
+    probs_NE = routing.real(shares(routing, config, temperature))
+    if config.loss_counts == "first":
+        wanted = routing.expert if routing.wanted is None else routing.wanted
+        return balance(probs_NE, demand(wanted[..., :1], config.experts))
+    return balance(probs_NE, counted.demand)
 
 
 def shares(routing: Routing, config: MoEConfig, temperature: Tensor | None) -> Tensor:
@@ -149,19 +162,17 @@ def shares(routing: Routing, config: MoEConfig, temperature: Tensor | None) -> T
     return routing.probs
 
 
-def _importance(routing: Routing, config: MoEConfig) -> Tensor | None:
-    """Sums that are not those of the chosen experts' gates: V-MoE's, and after re-routing."""
-    if config.importance_of == "probs":
-        clean = routing.logits if routing.clean is None else routing.clean
-        return routing.real(clean).softmax(-1).sum(0)
-    if routing.wanted is not None:
-        experts, gates = routing.real(routing.expert), routing.real(routing.gate)
-        return importance(experts, gates, config.experts)
-    return None
+def _importance(routing: Routing, config: MoEConfig, counted: Sums) -> Tensor:
+    """Sums of gates, or V-MoE's of probabilities before noise."""
+    if config.importance_of == "gates":
+        return counted.importance
+    clean = routing.logits if routing.clean is None else routing.clean
+    return routing.real(clean).softmax(-1).sum(0)
 
 
-def _load(routing: Routing, config: MoEConfig) -> Tensor | None:
+def _load(routing: Routing, config: MoEConfig, counted: Sums) -> Tensor:
+    """Smooth loads where noise was drawn, else the counts."""
     if routing.std is None:
-        return None
+        return counted.demand.to(routing.probs.dtype)
     rows = [routing.real(r) for r in (routing.clean, routing.logits, routing.std)]
     return smooth_load(*rows, routing.expert.shape[-1], config.load_threshold)

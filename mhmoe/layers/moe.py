@@ -231,7 +231,8 @@ class MoELayer(nn.Module):
         c = self.config
         temperature = getattr(self.router, "temperature", None)
         temperature = None if temperature is None else temperature.detach().cpu()
-        scalars = losses.of(row, c, temperature)
+        counted = losses.sums(row, c)
+        scalars = losses.of(row, c, temperature, counted)
         names = ("logits", "probs", "expert", "gate", "slot", "kept", "wanted")
         names += ("dispatch", "combine")
         arrays = {n: getattr(row, n)[0].numpy() for n in names if getattr(row, n) is not None}
@@ -246,26 +247,13 @@ class MoELayer(nn.Module):
             score=c.score,
             capacity=row.capacity[0],
             **arrays,
-            **_counts(row, c),
+            demand=counted.demand.numpy(),
+            load=counted.load.numpy(),
+            importance=counted.importance.numpy(),
             losses={name: float(value) for name, value in scalars.items()},
             shared=tuple(range(c.experts, c.experts + c.shared)),
             vectors=acts or None,
         )
-
-
-def _counts(row: Routing, config: MoEConfig) -> dict[str, np.ndarray]:
-    """demand, load and importance [E] of one sequence; Soft MoE fills all slots of all experts."""
-    E = config.experts
-    if row.combine is not None:
-        full = np.full(E, config.slots)
-        read = row.real(row.combine).sum(0).view(E, -1).sum(1)
-        return {"demand": full, "load": full, "importance": read.numpy()}
-    wanted = row.expert if row.wanted is None else row.wanted
-    return {
-        "demand": losses.demand(wanted, E).numpy(),
-        "load": losses.demand(torch.where(row.kept, row.expert, -1), E).numpy(),
-        "importance": losses.importance(row.expert, row.gate, E).numpy(),
-    }
 
 
 def _square(config: MoEConfig) -> nn.Module:
