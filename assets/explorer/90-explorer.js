@@ -4,6 +4,7 @@
 
 const PICK_PATIENCE_MS = 5000; // how long an unanswered pick outranks what Python sends
 const KEY_REST_MS = 350; // held arrow keys become one message
+const SCRIPT_POLL_MS = 40;
 
 class Explorer {
   constructor(host) {
@@ -45,6 +46,7 @@ class Explorer {
     forgetIdle(this.stage.stocking);
     this.observer.disconnect();
     clearTimeout(this.resting);
+    clearTimeout(this.asking);
     document.removeEventListener("keydown", this.onDocumentKey);
     Object.values(this.frames).forEach(cancelAnimationFrame);
     this.frames = {};
@@ -78,9 +80,17 @@ class Explorer {
     if (data.rest && data.rest !== this.asked) this.later("rest", () => setTimeout(() => this.askForRest(data.rest)));
   }
 
-  /** The outcomes that Python has not computed yet, once the one it sent is painted. */
+  /**
+   * The outcomes that Python has not computed yet: asked for when the page's script is over, because an
+   * earlier question would interrupt it, and the panels below this one would wait.
+   */
   askForRest(name) {
+    clearTimeout(this.asking);
     if (!this.connected || this.data.rest !== name) return;
+    if (scriptRuns()) {
+      this.asking = setTimeout(() => this.askForRest(name), SCRIPT_POLL_MS);
+      return;
+    }
     this.asked = name;
     this.ask(name);
   }
@@ -299,6 +309,12 @@ class Explorer {
       this.stage.toggle();
     } else if (!event.defaultPrevented) this.stage.stepKey(event);
   }
+}
+
+/** Streamlit says on its root element whether the page's script is running. */
+function scriptRuns() {
+  const state = document.querySelector("[data-test-script-state]")?.dataset.testScriptState;
+  return state !== undefined && state !== "notRunning";
 }
 
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
