@@ -56,6 +56,8 @@ def page() -> None:
     section("stage", scene, router.stage, code="layer", paper=MHMOE)
     section("flow", scene, router.flow, code="experts", paper=MHMOE)
 
+    section("methods", scene, router.methods, badge="what-if", code="methods", paper=SHAZEER)
+
     if stored := router.replays():
         facts = router.collapse_facts(stored)
         section(

@@ -12,9 +12,10 @@ from safetensors.numpy import save_file
 
 from mhmoe.analysis import router, routing
 from mhmoe.figures import plates
-from mhmoe.layers import WhatIf
+from mhmoe.layers import METHODS, WhatIf
 from mhmoe.models import checkpoint, engine
 from mhmoe.trace import GATES, TextInput
+from mhmoe.ui import language
 from mhmoe.ui.explorer import Pick, Row, payload
 
 TEXT = "The dog sleeps. 今天"
@@ -402,3 +403,38 @@ def test_vg24_a_damaged_run_is_named(models):
     save_file({"loss": np.zeros(2, np.float32)}, checkpoint.runs() / "bare.safetensors")
     with pytest.raises(checkpoint.CheckpointError, match="bare"):
         stored_run.__wrapped__("bare")
+
+
+# ------------------------------------------------------------------------------- all methods
+
+
+def test_methods_on_the_same_scores(here):
+    layer = here.layer
+    found = engine.under_methods(layer.logits, layer.top_k)
+    assert list(found) == list(METHODS)
+    assert found["linear"].load.tolist() == layer.load.tolist()
+    S, E = layer.logits.shape
+    for key, seen in found.items():
+        if seen is None:
+            assert key in ("x-moe", "x-moe-code", "soft-moe-normalised")
+            continue
+        if key != "soft-moe":
+            kept = seen.choices * S * (1 - seen.dropped)
+            assert seen.load.sum() == pytest.approx(kept, abs=1e-6), key
+    # one choice each, the largest score; places for 1.25 times the fair share, first come
+    first = layer.logits.argmax(1)
+    places = int(np.ceil(1.25 * S / E))
+    demand = np.bincount(first, minlength=E)
+    assert found["switch"].load.tolist() == np.minimum(demand, places).tolist()
+    assert found["no-token-left-behind"].dropped == 0
+    assert found["expert-choice"].load.tolist() == [-(-layer.top_k * S // E)] * E
+    assert found["mixtral"].gate == pytest.approx(1)
+    assert found["dense"].choices == E
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_every_method_is_told_in_both_languages(lang):
+    texts = language.section(lang, "methods")
+    assert list(texts) == list(METHODS)
+    if lang == "en":
+        assert texts == {key: method.sentence for key, method in METHODS.items()}

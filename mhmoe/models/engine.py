@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from mhmoe.layers import TRAINED, WhatIf
+from mhmoe.layers import METHODS, SWITCHES, TRAINED, Method, MoEConfig, WhatIf, losses, route
 from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.images import DecodedImage
 from mhmoe.models.patches import to_patches
@@ -193,6 +193,55 @@ def open_layer(loaded: Loaded, trace: RoutingTrace, index: int) -> OpenedLayer:
             "block": sum(p.numel() for p in loaded.model.blocks[block].parameters()),
             "model": sum(p.numel() for p in loaded.model.parameters()),
         },
+    )
+
+
+@dataclass(frozen=True)
+class UnderMethod:
+    """What one method of the literature does with given scores; over S sub-tokens.
+
+    load     [E] choices kept (Soft MoE: how much the sub-tokens read from each expert)
+    choices  per sub-token, before capacity; dropped: the share of them that found no place
+    gate     mean over the sub-tokens of the sum of their kept gates
+    """
+
+    load: np.ndarray
+    choices: float
+    dropped: float
+    gate: float
+
+
+def under_methods(logits: np.ndarray, top_k: int) -> dict[str, UnderMethod | None]:
+    """[S, E] scores of one layer under every row of ``METHODS``, as one sequence, without the
+    random parts. K is the method's own, but at most ``top_k``; None where the scores themselves
+    would need other weights (X-MoE's cosines, normalised Soft MoE)."""
+    scores = torch.from_numpy(np.array(logits))[None]
+    return {key: _under(method, scores, top_k) for key, method in METHODS.items()}
+
+
+def _under(method: Method, scores: torch.Tensor, top_k: int) -> UnderMethod | None:
+    S, E = scores.shape[1:]
+    own = method.switches.get("top_k", SWITCHES["top_k"])
+    config = MoEConfig(
+        d_model=1,
+        d_ff=1,
+        experts=E,
+        router=method.key,
+        top_k=None if own == "all" else min(own, top_k, E),
+    )
+    if config.cosine != "none" or config.normalised:
+        return None
+    routing = route(scores, config, with_places=True)
+    sums = losses.sums(routing, config)
+    if routing.expert is None:  # every sub-token reads from all slots, and the shares are 1
+        return UnderMethod(_host(sums.importance), float(E), 0.0, 1.0)
+    asked, took = float(sums.demand.sum()), float(sums.load.sum())
+    gate = torch.where(routing.kept, routing.gate, 0).sum(-1)
+    return UnderMethod(
+        load=_host(sums.load),
+        choices=asked / S,
+        dropped=1 - took / asked if asked else 0.0,
+        gate=float(gate.mean()),
     )
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "downloads",
     "dropzone",
     "fit",
+    "grid",
     "hero",
     "identity_line",
     "jump",
@@ -262,6 +263,21 @@ def choice(
         key=key,
         required=True,
         persist_state="session",
+    )
+
+
+def grid(rows: Sequence[Mapping[str, str | Html]]) -> None:
+    """A small table to read, not a twin: column names, then one row each; the first cell names
+    the row. It scrolls sideways where it does not fit."""
+    heads = "".join(f'<th scope="col">{to_html(name)}</th>' for name in rows[0])
+    lines = []
+    for row in rows:
+        first, *others = (to_html(cell) for cell in row.values())
+        cells = "".join(f"<td>{cell}</td>" for cell in others)
+        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+    st.html(
+        f'<div class="he-grid" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 

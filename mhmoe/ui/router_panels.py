@@ -15,7 +15,8 @@ import streamlit as st
 from mhmoe.analysis import router as arithmetic
 from mhmoe.analysis import routing
 from mhmoe.figures import plates
-from mhmoe.layers import Experts, MoELayer, gates, keep_top_k
+from mhmoe.layers import METHODS, Experts, Method, MoELayer, gates, keep_top_k
+from mhmoe.layers.choice import token_choice
 from mhmoe.layers.losses import switch_loss
 from mhmoe.layers.routers import LinearRouter
 from mhmoe.models import engine
@@ -290,6 +291,33 @@ def stage(scene: Scene) -> None:
     kit.identity_line(routing.identities(scene.layer))
 
 
+def methods(scene: Scene) -> None:
+    """Every router of the literature on the followed layer's scores."""
+    layer = scene.layer
+    found = engine.under_methods(layer.logits, layer.top_k)
+    rows = [_method_row(method, found[key]) for key, method in METHODS.items()]
+    kit.grid(rows)
+    kit.identity_line({"methods": np.array_equal(found[layer.router].load, layer.load)})
+
+
+def _method_row(method: Method, seen: engine.UnderMethod | None) -> dict[str, str]:
+    numbers = ("–",) * 4
+    if seen is not None:
+        numbers = (
+            f"{seen.choices:.2f}",
+            f"{100 * seen.dropped:.1f} %",
+            f"{seen.gate:.2f}",
+            f"{100 * seen.load.max() / max(seen.load.sum(), 1e-12):.0f} %",
+        )
+    names = ("methods_k", "methods_dropped", "methods_gate", "methods_busiest")
+    particular, paper = t(f"methods.{method.key}"), to_html(method.paper)
+    return {
+        t("router.methods_name"): method.title,
+        **dict(zip((t(f"router.{name}") for name in names), numbers, strict=True)),
+        t("router.methods_particular"): Html(f"{to_html(particular)} <small>{paper}</small>"),
+    }
+
+
 def flow(scene: Scene) -> None:
     """VG-23: gather, experts, scatter."""
     layer = scene.layer
@@ -360,5 +388,6 @@ def code_of(step: str) -> str:
         "layer": (MoELayer.run,),
         "experts": (Experts.forward,),
         "balance": (switch_loss,),
+        "methods": (token_choice,),
     }
     return "\n\n".join(inspect.getsource(part) for part in parts[step])
