@@ -36,6 +36,7 @@ def route(
     generator    for a random second expert; without one every choice is deterministic
     with_places  compute slots also when nothing can be dropped (a trace wants them)
     """
+    what_if.check(config.experts)
     if config.assignment == SOFT:
         return soft(logits, config, what_if, mask)
     if what_if.temperature != 1:

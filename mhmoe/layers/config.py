@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
-from mhmoe.layers.methods import METHODS, SWITCHES, TOKEN_CHOICE_ONLY, Method
+from mhmoe.layers.methods import CAPACITY_ONLY, METHODS, SWITCHES, TOKEN_CHOICE_ONLY, Method
 from mhmoe.trace import GATES, SCORES, SOFT, TOKEN_CHOICE
 
 ACTIVATIONS = ("relu", "gelu", "swiglu")
@@ -60,8 +61,9 @@ class MoEConfig:
     """One MoE layer. ``d_ff`` and ``experts`` are what is really built, after any sizing rule.
 
     A switch left out (None) stands as the row of ``router`` in ``METHODS`` says; afterwards
-    every field is explicit, so ``replace(config, router=...)`` keeps the old switches: build a
-    new MoEConfig to change the method.
+    every field is explicit, so ``replace(config, router=...)`` keeps the old switches, and
+    ``replace(config, heads=4)`` the lack of square layers: build a new MoEConfig, or use
+    ``matched``.
 
     The layer
 
@@ -88,7 +90,8 @@ class MoEConfig:
     embedding_norm   length at which the experts' vectors start and are kept, 0 for free
     temperature      start of a learned temperature that divides the scores, 0 for none; the
                      balance loss keeps this value (X-MoE: 0.3, with sigmoid scores 0.07)
-    router_init      std of the router's weights is router_init / sqrt(width) (Switch: 0.1)
+    router_init      std of the router's weights is router_init / sqrt(width); small, so that
+                     the first gates are nearly even
     noise            "learned": eps * softplus(x W_noise) (Shazeer, eq. 4); "fixed": std 1/E
                      (V-MoE)
     jitter           e: the router's input times U(1 - e, 1 + e) (Switch); what the experts
@@ -172,7 +175,8 @@ class MoEConfig:
     normalised: bool | None = None
 
     def __post_init__(self):
-        _require(self.router in METHODS, f"router {self.router!r} is none of {', '.join(METHODS)}")
+        known = isinstance(self.router, str) and self.router in METHODS
+        _require(known, f"router {self.router!r} is none of {', '.join(METHODS)}")
         self._fill()
         self._check_sizes()
         self._check_switches()
@@ -228,7 +232,7 @@ class MoEConfig:
         )
         if self.group not in ("sequence", "batch"):
             _require(
-                isinstance(self.group, int) and self.group >= 1,
+                isinstance(self.group, int) and self.group is not True and self.group >= 1,
                 f'group must be "sequence", "batch" or a number of sub-tokens, not {self.group!r}',
             )
 
@@ -240,13 +244,15 @@ class MoEConfig:
                 f"router {self.router!r} uses all {self.experts} experts: leave top_k out "
                 f"instead of setting it to {self.top_k}",
             )
-        if self.assignment != TOKEN_CHOICE:
-            for name in TOKEN_CHOICE_ONLY:
-                _require(
-                    getattr(self, name) == SWITCHES[name],
-                    f"router {self.router!r} lets no token choose, so {name} "
-                    f"{getattr(self, name)!r} means nothing there: leave it out",
-                )
+        idle = () if self.assignment == TOKEN_CHOICE else TOKEN_CHOICE_ONLY
+        if self.assignment == SOFT:
+            idle += CAPACITY_ONLY
+        for name in idle:
+            _require(
+                getattr(self, name) == SWITCHES[name],
+                f"router {self.router!r} has no use for {name} {getattr(self, name)!r}: leave it "
+                "out",
+            )
         E, G = self.experts, self.expert_groups
         _require(E % G == 0, f"{E} experts cannot be cut into {G} equal expert_groups")
         _require(
@@ -268,10 +274,11 @@ class MoEConfig:
                 self.cosine != "none" or not getattr(self, name),
                 f'{name} {getattr(self, name)} needs cosine "both" or "experts"',
             )
-        _require(
-            self.assignment == SOFT or not self.normalised,
-            f"normalised belongs to Soft MoE, not to router {self.router!r}",
-        )
+        for name in ("normalised", "slots"):
+            _require(
+                self.assignment == SOFT or getattr(self, name) == SWITCHES[name],
+                f"{name} belongs to Soft MoE, not to router {self.router!r}",
+            )
         _require(
             self.jitter < 1, f"jitter {self.jitter} would turn the sign of inputs: keep it below 1"
         )
@@ -321,8 +328,8 @@ class MoEConfig:
     @property
     def active_parameters(self) -> int:
         """Weights that one sub-token meets; the square layers count once. Soft MoE: all."""
-        idle = self.experts if self.assignment == SOFT else self.experts - self.top_k
-        return self.parameters - (idle if self.assignment != SOFT else 0) * self._expert
+        idle = 0 if self.assignment == SOFT else self.experts - self.top_k
+        return self.parameters - idle * self._expert
 
     @property
     def macs_per_token(self) -> int:
@@ -378,16 +385,25 @@ class MoEConfig:
                       terms (without the router).
 
         Widths are rounded down to a multiple of 8, experts to the nearest number. ``top_k``
-        changes K in the "flops" sizing, whose paper goes from K = 1 to K = h.
+        changes K in the "flops" sizing, whose paper goes from K = 1 to K = h. Starts from a layer
+        with one head and no square layers; with ``heads`` 1 that layer is the answer.
         """
+        _whole("heads", heads, 1)
         _require(sizing in SIZINGS, f"sizing {sizing!r} is none of {', '.join(SIZINGS)}")
         _require(
             top_k is None or sizing == "flops",
             f"sizing {sizing!r} keeps top_k {self.top_k}; only flops can change it to {top_k}",
         )
-        wide = replace(self, heads=heads, projections=heads > 1, d_ff=8)
+        _require(
+            self.heads == 1 and not self.projections,
+            f"matched starts from one head without square layers, not from {self.heads} heads "
+            f"with projections {self.projections:d}",
+        )
+        if heads == 1:
+            return self
+        wide = replace(self, heads=heads, projections=True, d_ff=8)
         if sizing == "flops":
-            return self._matched_flops(wide, top_k or self.top_k)
+            return self._matched_flops(wide, self.top_k if top_k is None else top_k)
         if sizing == "paper":
             d_ff = int(BETA * self.d_ff) // 8 * 8
         else:
@@ -399,29 +415,39 @@ class MoEConfig:
         return replace(wide, d_ff=d_ff)
 
     def _matched_flops(self, wide: MoEConfig, top_k: int) -> MoEConfig:
+        _whole("top_k", top_k, 1)
+        _require(
+            not self.shared and self.method.switches.get("top_k") != "all",
+            f"sizing flops changes how many experts there are to choose from: router "
+            f"{self.router!r} with {self.shared} shared experts is none of its layers",
+        )
         M, D, square = self.matrices, self.d_model, 2 * wide.projections * self.d_model**2
         d_ff = (M * self.top_k * D * self.d_ff - square) // (M * top_k * D) // 8 * 8
         _require(d_ff >= 8, f"{wide.heads} heads leave no width for {self.experts} experts")
         pool = M * D * self.d_ff * self.experts - square
         return replace(wide, d_ff=d_ff, top_k=top_k, experts=round(pool / (M * wide.d_head * d_ff)))
 
-    def fine_grained(self, parts: int, shared: int = 0) -> MoEConfig:
+    def fine_grained(self, parts: int, shared: int | None = None) -> MoEConfig:
         """Every expert cut into ``parts``: E, K times as many, F that much narrower, of which
-        ``shared`` are always on; same parameters and MACs (DeepSeekMoE, arXiv 2401.06066,
-        eq. 6-11: mN - K_s routed experts, mK - K_s of them chosen)."""
+        ``shared`` are always on (default: those that were, cut likewise); same parameters and
+        MACs but for the router (DeepSeekMoE, arXiv 2401.06066, eq. 6-11: mN - K_s routed experts,
+        mK - K_s of them chosen)."""
+        _whole("parts", parts, 1)
         _require(
-            parts >= 1 and self.d_ff % parts == 0,
+            self.d_ff % parts == 0,
             f"d_ff {self.d_ff} cannot be cut into {parts} equal parts",
         )
+        shared = parts * self.shared if shared is None else shared
+        visited = parts * (self.top_k + self.shared)
         _require(
-            0 <= shared < parts * self.top_k,
-            f"of the {parts * self.top_k} experts that a token visits, {shared} cannot be shared",
+            0 <= shared < visited,
+            f"of the {visited} experts that a token visits, {shared} cannot be shared",
         )
         return replace(
             self,
             d_ff=self.d_ff // parts,
-            experts=parts * self.experts - shared,
-            top_k=parts * self.top_k - shared,
+            experts=parts * (self.experts + self.shared) - shared,
+            top_k=visited - shared,
             shared=shared,
         )
 
@@ -440,12 +466,36 @@ class WhatIf:
     experts_off: tuple[int, ...] = ()
     inner_residual: bool | None = None
 
+    def __post_init__(self):
+        if self.top_k is not None:
+            _whole("top_k", self.top_k, 1)
+        _require(
+            _number(self.temperature) and self.temperature > 0,
+            f"temperature must be above 0, it is {self.temperature!r}",
+        )
+        for name in ("capacity_factors", "experts_off"):
+            value = getattr(self, name)
+            _require(isinstance(value, tuple), f"{name} must be a tuple, not {value!r}")
+        for factor in self.capacity_factors:
+            _require(
+                factor is None or (_number(factor) and factor > 0),
+                f"a capacity factor must be positive or None, not {factor}",
+            )
+        for expert in self.experts_off:
+            _whole("an expert that is off", expert, 0)
 
-TRAINED = WhatIf()
+    def check(self, experts: int) -> None:
+        """Raise ConfigError if a layer of so many experts cannot do it."""
+        _require(
+            self.top_k is None or self.top_k <= experts,
+            f"top_k {self.top_k} is more than the {experts} experts",
+        )
+        last = max(self.experts_off, default=0)
+        _require(last < experts, f"expert {last} cannot be off: there are {experts}, from 0 on")
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _whole(name: str, value: object, least: int) -> None:
@@ -458,3 +508,7 @@ def _whole(name: str, value: object, least: int) -> None:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+#: No change: the layer as it was trained.
+TRAINED = WhatIf()

@@ -25,6 +25,9 @@ def future_leak(layer: MoELayer, x_TD: Tensor, last_D: Tensor) -> Tensor:
 
 def leaked_bits(top_k: int, experts: int, layers: int = 1) -> float:
     """At least so many bits per token can pass from the future through Expert Choice:
-    K log2((1 - R) / R) in each layer, R = K / E (Wang et al. 2024, arXiv 2408.15664)."""
+    K log2((1 - R) / R) in each layer, R = K / E (Wang et al. 2024, arXiv 2408.15664). The bound
+    says nothing from R = 1/2 on."""
+    if not 0 < 2 * top_k < experts:
+        return 0.0
     share = top_k / experts
     return layers * top_k * math.log2((1 - share) / share)

@@ -62,6 +62,15 @@ TOKEN_CHOICE_ONLY = (
     "cosine",
     "expert_groups",
     "bias_update",
+    "gate_scale",
+)
+#: The switches that only mean something where places are limited.
+CAPACITY_ONLY = (
+    "capacity_factor",
+    "capacity_rounding",
+    "capacity_multiple",
+    "capacity_minimum",
+    "group",
 )
 
 
@@ -112,7 +121,7 @@ _V_MOE = {
     "importance_of": "probs",
     "load_threshold": "kth",
 }
-_FINE = {"top_k": 6, "activation": "swiglu", "shared": 1}
+_FINE = {"activation": "swiglu"}
 
 _ROWS = (
     Method(
@@ -256,17 +265,18 @@ _ROWS = (
         paper="Dai et al. 2024, arXiv 2401.06066, eq. 6-11",
         sentence="Many small experts instead of a few large ones, and shared ones that every "
         "token visits.",
-        switches=_FINE,
+        switches=_FINE | {"top_k": 6, "shared": 2},
     ),
     Method(
         key="deepseek-v3",
         title="DeepSeek-V3, loss-free balance",
         paper="Wang et al. 2024, arXiv 2408.15664; DeepSeek-AI 2024, arXiv 2412.19437",
         sentence="A bias that rises for idle experts and falls for busy ones takes part in the "
-        "choice, not in the weights; no loss pulls at the router.",
+        "choice, not in the weights; only a very small loss still pulls at the router.",
         switches=_FINE
         | {
             "top_k": 8,
+            "shared": 1,
             "score": "sigmoid",
             "gate": "renormalised",
             "gate_scale": 2.5,

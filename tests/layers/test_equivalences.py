@@ -255,3 +255,4 @@ def test_expert_choice_changes_the_experts_of_earlier_tokens():
 
 def test_how_many_bits_can_leak():
     assert leaked_bits(2, 16, layers=9) == pytest.approx(50.5, abs=0.05)
+    assert leaked_bits(4, 8) == leaked_bits(8, 8) == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from moe_cases import ALL, build, config, seeded, tokens
 
-from mhmoe.layers import METHODS, SWITCHES, ConfigError, MoEConfig, MoELayer
+from mhmoe.layers import METHODS, SWITCHES, ConfigError, MoEConfig, MoELayer, WhatIf
 from mhmoe.trace import check_layer
 
 KEYS = (
@@ -152,13 +152,42 @@ WRONG = [
     ({"expert_groups": 4, "groups_kept": 1}, "groups_kept 1 of 4 groups of 1 experts cannot hold"),
     ({"expert_groups": 4, "groups_kept": 2}, "needs groups of 2 experts"),
     ({"overflow": "reroute", "second": "random"}, "set one of them back"),
-    ({"router": "expert-choice", "order": "priority"}, "lets no token choose, so order"),
-    ({"router": "soft-moe", "noise": "fixed"}, "lets no token choose, so noise 'fixed'"),
+    (
+        {"router": "expert-choice", "order": "priority"},
+        "expert-choice' has no use for order 'priority'",
+    ),
+    ({"router": "soft-moe", "noise": "fixed"}, "soft-moe' has no use for noise 'fixed'"),
     ({"embedding": 3}, "embedding 3 needs cosine"),
     ({"temperature": 0.3}, "temperature 0.3 needs cosine"),
-    ({"router": "soft-moe", "cosine": "both"}, "lets no token choose, so cosine"),
+    ({"router": "soft-moe", "cosine": "both"}, "has no use for cosine 'both'"),
     ({"normalised": True}, "normalised belongs to Soft MoE"),
+    ({"slots": 4}, "slots belongs to Soft MoE"),
+    ({"router": "soft-moe", "capacity_factor": 0.5}, "has no use for capacity_factor 0.5"),
+    ({"router": "expert-choice", "gate_scale": 3.0}, "has no use for gate_scale 3.0"),
+    ({"router": ["switch"]}, r"router \['switch'\] is none of"),
+    ({"capacity_factor": float("inf")}, "capacity_factor must be positive or None, not inf"),
+    ({"gate_scale": float("nan")}, "gate_scale must not be below 0, it is nan"),
+    ({"group": True}, "group must be"),
 ]
+NO_WHAT_IF = [
+    ({"top_k": -1}, "top_k must be a whole number of at least 1, not -1"),
+    ({"top_k": 9}, "top_k 9 is more than the 4 experts"),
+    ({"temperature": 0}, "temperature must be above 0, it is 0"),
+    ({"temperature": float("nan")}, "temperature must be above 0, it is nan"),
+    ({"experts_off": (-1,)}, "an expert that is off must be a whole number of at least 0, not -1"),
+    ({"experts_off": (1, 4)}, "expert 4 cannot be off: there are 4, from 0 on"),
+    ({"experts_off": [1]}, "experts_off must be a tuple"),
+    ({"capacity_factors": (-1.0,)}, "a capacity factor must be positive or None, not -1.0"),
+    ({"capacity_factors": 1.0}, "capacity_factors must be a tuple, not 1.0"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), NO_WHAT_IF, ids=[str(c) for c, _ in NO_WHAT_IF])
+@pytest.mark.parametrize("router", ["linear", "expert-choice", "soft-moe"])
+def test_a_change_that_cannot_be_made_says_why(router, changes, message):
+    layer = MoELayer(config(router), seeded(0))
+    with pytest.raises(ConfigError, match=message):
+        layer(torch.zeros(1, 3, layer.config.d_model), what_if=WhatIf(**changes))
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG, ids=[str(c) for c, _ in WRONG])

@@ -110,6 +110,13 @@ def test_fine_grained_experts_cost_the_same():
             lambda: MoEConfig(d_model=64, d_ff=32, experts=2, top_k=1).matched(2, "flops"),
             "2 heads leave no width for 2 experts",
         ),
+        (lambda: PAPER.matched(0), "heads must be a whole number of at least 1, not 0"),
+        (lambda: PAPER.matched(4, "flops", top_k=0), "top_k must be a whole number of at least 1"),
+        (lambda: PAPER.matched(4).matched(2), "matched starts from one head .* not from 4 heads"),
+        (
+            lambda: MoEConfig(d_model=64, d_ff=64, experts=4, router="dense").matched(2, "flops"),
+            "router 'dense' with 0 shared experts is none of its layers",
+        ),
         (lambda: PAPER.fine_grained(5), "d_ff 3072 cannot be cut into 5 equal parts"),
         (lambda: PAPER.fine_grained(2, shared=2), "of the 2 experts .* 2 cannot be shared"),
     ],
@@ -117,3 +124,12 @@ def test_fine_grained_experts_cost_the_same():
 def test_a_size_that_is_none_says_why(call, message):
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+def test_shared_experts_are_cut_like_the_others():
+    base = MoEConfig(d_model=64, d_ff=256, experts=8, top_k=2, shared=1, router="deepseek-moe")
+    fine = base.fine_grained(2)
+    assert (fine.experts, fine.top_k, fine.shared, fine.d_ff) == (16, 4, 2, 128)
+    router = 64 * (fine.experts - base.experts)
+    assert fine.parameters == base.parameters + router
+    assert fine.macs_per_token == base.macs_per_token + router
