@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +14,12 @@ from mhmoe.layers.config import TRAINED, ConfigError, MoEConfig, WhatIf
 from mhmoe.layers.experts import Experts
 from mhmoe.layers.routers import Routing
 from mhmoe.trace import SOFT, LayerTrace
+
+#: What of a routing a trace keeps.
+DECISIONS = (
+    *("logits", "probs", "expert", "gate", "slot", "kept", "wanted"),
+    *("dispatch", "combine"),
+)
 
 
 class MoELayer(nn.Module):
@@ -182,11 +187,8 @@ class MoELayer(nn.Module):
             y_BSD, out = soft.mix(self.experts, x_BSD, routing)
             return y_BSD, {"slot_out": out}
         B, S, K = routing.expert.shape
-        visits = routing.expert
-        if routing.kept is not None:
-            visits = torch.where(routing.kept, visits, -1)
-        x_ND, visits_NK = x_BSD.reshape(B * S, x_BSD.shape[-1]), visits.reshape(B * S, K)
-        y_ND = self.experts.mix(x_ND, visits_NK, routing.gate.reshape(B * S, K))
+        x_ND, expert_NK = x_BSD.reshape(B * S, x_BSD.shape[-1]), routing.taken.reshape(B * S, K)
+        y_ND = self.experts.mix(x_ND, expert_NK, routing.gate.reshape(B * S, K))
         return y_ND.view(x_BSD.shape), {}
 
     def visit_shared(self, x_BSD: Tensor) -> Tensor:
@@ -196,13 +198,18 @@ class MoELayer(nn.Module):
 
     def losses(self, routing: Routing) -> dict[str, Tensor]:
         """The layer's losses over all real sub-tokens of the batch."""
-        return losses.of(routing, self.config, getattr(self.router, "temperature", None))
+        return losses.of(routing, self.config, self._temperature)
+
+    @property
+    def _temperature(self) -> Tensor | None:
+        """X-MoE's learned one."""
+        return getattr(self.router, "temperature", None)
 
     @torch.no_grad()
     def after_step(self, routing: Routing) -> None:
         """What a method does after every step of the optimiser, besides the step itself."""
         if self.config.bias_update:
-            self.update_bias(losses.demand(routing.expert, self.config.experts))
+            self.update_bias(losses.demand(routing.expert.flatten(0, 1), self.config.experts))
         if self.config.embedding_norm:
             self.router.keep_norm()
 
@@ -220,40 +227,32 @@ class MoELayer(nn.Module):
         self, routing: Routing, vectors: dict[str, Tensor], block: int = 0
     ) -> list[LayerTrace]:
         """One trace per sequence of the batch, on the CPU."""
-        host = routing.on_host()
+        c, host = self.config, routing.on_host()
+        temperature = None if self._temperature is None else self._temperature.detach().cpu()
+        counted = losses.sums(host, c)
+        scalars = losses.each(host, c, temperature, counted)
+        scalars = {name: loss.tolist() for name, loss in scalars.items()}
+        decided = {name: getattr(host, name) for name in DECISIONS} | vars(counted)
+        arrays = {name: t.numpy() for name, t in decided.items() if t is not None}
         acts = {name: v.detach().float().cpu().numpy() for name, v in vectors.items()}
         return [
-            self._one_trace(host.sequence(b), {n: v[b] for n, v in acts.items()}, block)
-            for b in range(routing.logits.shape[0])
+            LayerTrace(
+                layer=block,
+                router=c.router,
+                assignment=c.assignment,
+                experts=c.experts,
+                top_k=c.experts if host.expert is None else host.expert.shape[-1],
+                heads=c.heads,
+                gate_convention=c.gate,
+                score=c.score,
+                capacity=capacity,
+                **{name: array[b] for name, array in arrays.items()},
+                losses={name: values[b] for name, values in scalars.items()},
+                shared=tuple(range(c.experts, c.experts + c.shared)),
+                vectors={name: array[b] for name, array in acts.items()} or None,
+            )
+            for b, capacity in enumerate(host.capacity)
         ]
-
-    def _one_trace(self, row: Routing, acts: dict[str, np.ndarray], block: int) -> LayerTrace:
-        c = self.config
-        temperature = getattr(self.router, "temperature", None)
-        temperature = None if temperature is None else temperature.detach().cpu()
-        counted = losses.sums(row, c)
-        scalars = losses.of(row, c, temperature, counted)
-        names = ("logits", "probs", "expert", "gate", "slot", "kept", "wanted")
-        names += ("dispatch", "combine")
-        arrays = {n: getattr(row, n)[0].numpy() for n in names if getattr(row, n) is not None}
-        return LayerTrace(
-            layer=block,
-            router=c.router,
-            assignment=c.assignment,
-            experts=c.experts,
-            top_k=c.experts if row.expert is None else row.expert.shape[-1],
-            heads=c.heads,
-            gate_convention=c.gate,
-            score=c.score,
-            capacity=row.capacity[0],
-            **arrays,
-            demand=counted.demand.numpy(),
-            load=counted.load.numpy(),
-            importance=counted.importance.numpy(),
-            losses={name: float(value) for name, value in scalars.items()},
-            shared=tuple(range(c.experts, c.experts + c.shared)),
-            vectors=acts or None,
-        )
 
 
 def _square(config: MoEConfig) -> nn.Module:
