@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -198,12 +199,7 @@ class MoELayer(nn.Module):
 
     def losses(self, routing: Routing) -> dict[str, Tensor]:
         """The layer's losses over all real sub-tokens of the batch."""
-        return losses.of(routing, self.config, self._temperature)
-
-    @property
-    def _temperature(self) -> Tensor | None:
-        """X-MoE's learned one."""
-        return getattr(self.router, "temperature", None)
+        return losses.of(routing, self.config, getattr(self.router, "temperature", None))
 
     @torch.no_grad()
     def after_step(self, routing: Routing) -> None:
@@ -227,32 +223,52 @@ class MoELayer(nn.Module):
         self, routing: Routing, vectors: dict[str, Tensor], block: int = 0
     ) -> list[LayerTrace]:
         """One trace per sequence of the batch, on the CPU."""
-        c, host = self.config, routing.on_host()
-        temperature = None if self._temperature is None else self._temperature.detach().cpu()
-        counted = losses.sums(host, c)
-        scalars = losses.each(host, c, temperature, counted)
-        scalars = {name: loss.tolist() for name, loss in scalars.items()}
-        decided = {name: getattr(host, name) for name in DECISIONS} | vars(counted)
-        arrays = {name: t.numpy() for name, t in decided.items() if t is not None}
-        acts = {name: v.detach().float().cpu().numpy() for name, v in vectors.items()}
-        return [
-            LayerTrace(
-                layer=block,
-                router=c.router,
-                assignment=c.assignment,
-                experts=c.experts,
-                top_k=c.experts if host.expert is None else host.expert.shape[-1],
-                heads=c.heads,
-                gate_convention=c.gate,
-                score=c.score,
-                capacity=capacity,
-                **{name: array[b] for name, array in arrays.items()},
-                losses={name: values[b] for name, values in scalars.items()},
-                shared=tuple(range(c.experts, c.experts + c.shared)),
-                vectors={name: array[b] for name, array in acts.items()} or None,
-            )
-            for b, capacity in enumerate(host.capacity)
-        ]
+        return traces([(block, self)], [routing], [vectors])[0]
+
+
+def traces(
+    layers: Sequence[tuple[int, MoELayer]],
+    routings: Sequence[Routing],
+    vectors: Sequence[dict[str, Tensor]],
+) -> list[list[LayerTrace]]:
+    """One trace per layer and sequence, on the CPU. The layers, each with the number of its block,
+    have one config: the batches of all are joined, so that counts and losses take one pass."""
+    if len({None if r.expert is None else r.expert.shape for r in routings}) != 1:
+        # with Expert Choice, K is what the layer's busiest sub-token has
+        each = zip(layers, routings, vectors, strict=True)
+        return [traces([layer], [r], [v])[0] for layer, r, v in each]
+    c, B = layers[0][1].config, len(routings[0].logits)
+    host = Routing.joined(routings).on_host()
+    temperature = None
+    if c.temperature:
+        learned = torch.stack([layer.router.temperature.detach().cpu() for _, layer in layers])
+        temperature = learned.repeat_interleave(B)[:, None, None]
+    counted = losses.sums(host, c)
+    scalars = losses.each(host, c, temperature, counted)
+    scalars = {name: loss.tolist() for name, loss in scalars.items()}
+    decided = {name: getattr(host, name) for name in DECISIONS} | vars(counted)
+    arrays = {name: t.numpy() for name, t in decided.items() if t is not None}
+    acts = [{name: v.detach().float().cpu().numpy() for name, v in a.items()} for a in vectors]
+
+    def one(n: int, b: int) -> LayerTrace:
+        row = n * B + b
+        return LayerTrace(
+            layer=layers[n][0],
+            router=c.router,
+            assignment=c.assignment,
+            experts=c.experts,
+            top_k=c.experts if host.expert is None else host.expert.shape[-1],
+            heads=c.heads,
+            gate_convention=c.gate,
+            score=c.score,
+            capacity=host.capacity[row],
+            **{name: array[row] for name, array in arrays.items()},
+            losses={name: values[row] for name, values in scalars.items()},
+            shared=tuple(range(c.experts, c.experts + c.shared)),
+            vectors={name: array[b] for name, array in acts[n].items()} or None,
+        )
+
+    return [[one(n, b) for b in range(B)] for n in range(len(layers))]
 
 
 def _square(config: MoEConfig) -> nn.Module:

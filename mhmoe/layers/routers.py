@@ -8,7 +8,7 @@ functions of its scores and the same for all methods.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,16 @@ class Routing:
         if self.kept is None or all(limit is None for limit in self.capacity):
             return self.expert
         return torch.where(self.kept, self.expert, -1)
+
+    @staticmethod
+    def joined(routings: Sequence[Routing]) -> Routing:
+        """Several batches of the same shapes as one."""
+        first, *rest = routings
+        if not rest:
+            return first
+        names = [name for name, value in vars(first).items() if isinstance(value, Tensor)]
+        tensors = {name: torch.cat([getattr(r, name) for r in routings]) for name in names}
+        return Routing(**tensors, capacity=sum((r.capacity for r in routings), ()))
 
     def on_host(self) -> Routing:
         """The same without gradients, on the CPU."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from mhmoe.layers import TRAINED, WhatIf
+from mhmoe.layers.moe import traces
 from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.images import DecodedImage
 from mhmoe.models.patches import to_patches
@@ -285,11 +286,8 @@ def _forward(loaded: Loaded, inputs: torch.Tensor, what_if: WhatIf, vectors: boo
 def _traces(
     loaded: Loaded, run: Run, source: TextInput | ImageInput, nats: np.ndarray | None, vectors: bool
 ) -> list[RoutingTrace]:
-    count = run.output.shape[0]
-    per_layer = [
-        layer.traces(run.routing[i], run.vectors[i] if vectors else {}, block)
-        for i, (block, layer) in enumerate(loaded.model.moe_layers)
-    ]
+    layers = loaded.model.moe_layers
+    per_layer = traces(layers, run.routing, run.vectors if vectors else [{}] * len(layers))
     return [
         RoutingTrace(
             source=loaded.source,
@@ -298,7 +296,7 @@ def _traces(
             layers=tuple(layer[b] for layer in per_layer),
             nats=None if nats is None else nats[b],
         )
-        for b in range(count)
+        for b in range(len(run.output))
     ]
 
 
