@@ -139,7 +139,7 @@ class LayerTrace:
         for name in ARRAYS:
             if (array := getattr(self, name)) is not None:
                 view = array.view()
-                view.flags.writeable = False
+                view.setflags(write=False)
                 object.__setattr__(self, name, view)
 
     @property
@@ -334,67 +334,63 @@ def check(trace: RoutingTrace) -> None:
     for layer in trace.layers:
         _require(
             layer.heads in (1, trace.heads),
-            f"layer {layer.layer} has {layer.heads} heads, the trace {trace.heads}",
+            "layer {} has {} heads, the trace {}",
+            *(layer.layer, layer.heads, trace.heads),
         )
         _require(
             layer.sub_tokens == trace.input.count * layer.heads,
-            f"layer {layer.layer} has {layer.sub_tokens} sub-tokens, not "
-            f"{trace.input.count} tokens x {layer.heads} heads",
+            "layer {} has {} sub-tokens, not {} tokens x {} heads",
+            *(layer.layer, layer.sub_tokens, trace.input.count, layer.heads),
         )
         check_layer(layer)
     if trace.nats is not None:
         _require(
             trace.nats.shape == (trace.input.count,),
-            f"nats has shape {trace.nats.shape}, not ({trace.input.count},)",
+            "nats has shape {}, not ({},)",
+            *(trace.nats.shape, trace.input.count),
         )
 
 
 def check_layer(layer: LayerTrace, tolerance: float = 1e-4) -> None:
     """The conservation laws of one layer. Raises TraceError."""
     S, E, K = layer.sub_tokens, layer.experts, layer.top_k
-    _require(layer.assignment in ASSIGNMENTS, f"unknown assignment {layer.assignment!r}")
+    _require(layer.assignment in ASSIGNMENTS, "unknown assignment {!r}", layer.assignment)
     _require(bool(np.isfinite(layer.probs).all()), "probs are not all finite")
     for name in ("demand", "load", "importance"):
-        _require(
-            getattr(layer, name).shape == (E,),
-            f"{name} has shape {getattr(layer, name).shape}, not ({E},)",
-        )
+        shape = getattr(layer, name).shape
+        _require(shape == (E,), "{} has shape {}, not ({},)", name, shape, E)
     if layer.assignment == SOFT:
         _check_soft(layer, tolerance)
         return
     _require(
         layer.logits.shape == layer.probs.shape == (S, E),
-        f"logits {layer.logits.shape} and probs {layer.probs.shape} are not ({S}, {E})",
+        "logits {} and probs {} are not ({}, {})",
+        *(layer.logits.shape, layer.probs.shape, S, E),
     )
     _check_probs(layer, tolerance)
     for name in ("expert", "gate", "slot", "kept", *(["wanted"] * (layer.wanted is not None))):
-        _require(
-            getattr(layer, name) is not None and getattr(layer, name).shape == (S, K),
-            f"{name} is not [S, K] = ({S}, {K})",
-        )
-    chosen = layer.expert >= 0
+        array = getattr(layer, name)
+        there = array is not None and array.shape == (S, K)
+        _require(there, "{} is not [S, K] = ({}, {})", name, S, K)
+    least, most = layer.expert.min(initial=0), layer.expert.max(initial=0)
+    _require(-1 <= least <= most < E, "an expert index is not below {}, or less than -1", E)
+    if least < 0:
+        padded = layer.expert < 0
+        _require(not (layer.kept & padded).any(), "a padded choice is marked as kept")
+        _require(not layer.gate[padded].any(), "a padded choice has a gate")
     _require(
-        bool(((layer.expert >= -1) & (layer.expert < E)).all()),
-        f"an expert index is not below {E}, or less than -1",
-    )
-    _require(not (layer.kept & ~chosen).any(), "a padded choice is marked as kept")
-    _require(bool((layer.gate[~chosen] == 0).all()), "a padded choice has a gate")
-    _require(
-        bool(((layer.slot >= 0) == layer.kept).all()),
+        ((layer.slot >= 0) == layer.kept).all(),
         "slot must be -1 exactly where a choice is not kept",
     )
     if layer.assignment == TOKEN_CHOICE:
-        ordered = np.sort(np.where(chosen, layer.expert, -1 - np.arange(K)), axis=1)
-        _require(
-            not (ordered[:, 1:] == ordered[:, :-1]).any(), "a sub-token chose one expert twice"
-        )
+        _require(not _repeats(np.sort(layer.expert)), "a sub-token chose one expert twice")
     _check_counts(layer, tolerance)
     _check_places(layer)
 
 
 def _check_probs(layer: LayerTrace, tolerance: float) -> None:
     """Shares of one softmax, or a sigmoid of each score."""
-    _require(layer.score in SCORES, f"score {layer.score!r} is none of {', '.join(SCORES)}")
+    _require(layer.score in SCORES, "score {!r} is none of {}", layer.score, ", ".join(SCORES))
     if layer.score == "softmax":
         _require(
             _close(layer.probs.sum(1), 1, tolerance),
@@ -406,20 +402,24 @@ def _check_probs(layer: LayerTrace, tolerance: float) -> None:
 
 def _check_counts(layer: LayerTrace, tolerance: float) -> None:
     """Demand, load and importance are what the choices add up to."""
-    E = layer.experts
-    picks, kept = (layer.expert + 1).ravel(), layer.kept.ravel()  # padding is 0, left out by [1:]
+    bins = layer.experts + 1
+    picks = (layer.expert + 1).ravel()  # padding is 0, left out by [1:]
     asked = picks if layer.wanted is None else (layer.wanted + 1).ravel()
-    counts = np.bincount(asked, minlength=E + 1)[1:]
+    counts = np.bincount(asked, minlength=bins)[1:]
     _require(
         np.array_equal(counts, layer.demand),
-        f"demand {layer.demand.tolist()} is not the count of choices {counts.tolist()}",
+        "demand {} is not the count of choices {}",
+        *(layer.demand, counts),
     )
-    held = np.bincount(picks[kept], minlength=E + 1)[1:]
+    held = counts
+    if layer.wanted is not None or not layer.kept.all():
+        held = np.bincount(picks[layer.kept.ravel()], minlength=bins)[1:]
     _require(
         np.array_equal(held, layer.load),
-        f"load {layer.load.tolist()} is not the count of kept choices {held.tolist()}",
+        "load {} is not the count of kept choices {}",
+        *(layer.load, held),
     )
-    weight = np.bincount(picks, weights=layer.gate.ravel(), minlength=E + 1)[1:]
+    weight = np.bincount(picks, layer.gate.ravel(), bins)[1:]
     _require(
         _close(weight, layer.importance, tolerance * (1 + np.abs(weight))),
         "importance is not the sum of the gates per expert",
@@ -430,26 +430,36 @@ def _check_places(layer: LayerTrace) -> None:
     """No expert holds more than its capacity, and no two choices share a place."""
     stride = layer.sub_tokens * layer.top_k + 1
     places = np.sort((layer.expert.astype(np.int64) * stride + layer.slot)[layer.kept])
-    _require(not (places[1:] == places[:-1]).any(), "two choices share one place of an expert")
+    _require(not _repeats(places), "two choices share one place of an expert")
     if layer.capacity is None:
         return
     most, last = int(layer.load.max(initial=0)), int(layer.slot.max(initial=-1))
-    _require(most <= layer.capacity, f"an expert holds {most} with capacity {layer.capacity}")
-    _require(last < layer.capacity, f"place {last} lies beyond capacity {layer.capacity}")
+    full = layer.capacity
+    _require(most <= full, "an expert holds {} with capacity {}", most, full)
+    _require(last < full, "place {} lies beyond capacity {}", last, full)
+
+
+def _repeats(ordered: np.ndarray) -> bool:
+    """Whether a number of a row, in ascending order, stands there twice; -1 may."""
+    later = ordered[..., 1:]
+    same = later == ordered[..., :-1]
+    return bool(same.any() and (same & (later >= 0)).any())
 
 
 def _check_soft(layer: LayerTrace, tolerance: float) -> None:
     for name in ("dispatch", "combine"):
         _require(
             getattr(layer, name) is not None and getattr(layer, name).shape == layer.logits.shape,
-            f"{name} does not have the shape of logits {layer.logits.shape}",
+            "{} does not have the shape of logits {}",
+            *(name, layer.logits.shape),
         )
     _require(
         layer.logits.shape[1] % layer.experts == 0,
-        f"{layer.logits.shape[1]} slots cannot be shared by {layer.experts} experts",
+        "{} slots cannot be shared by {} experts",
+        *(layer.logits.shape[1], layer.experts),
     )
     _require(
-        np.allclose(layer.dispatch.sum(0), 1, atol=tolerance),
+        layer.sub_tokens == 0 or np.allclose(layer.dispatch.sum(0), 1, atol=tolerance),
         "a dispatch column does not sum to 1 over the tokens",
     )
     _require(
@@ -464,9 +474,11 @@ def _close(found: np.ndarray, expected: np.ndarray | float, tolerance: np.ndarra
     return bool((np.abs(found - expected) <= tolerance).all())
 
 
-def _require(condition: bool, message: str) -> None:
+def _require(condition: bool, message: str, *values: object) -> None:
+    """The values are put into the message only when it is needed."""
     if not condition:
-        raise TraceError(message)
+        plain = (v.tolist() if isinstance(v, np.ndarray) else v for v in values)
+        raise TraceError(message.format(*plain))
 
 
 __all__ = [

@@ -10,6 +10,14 @@ from torch import Tensor
 
 from mhmoe.layers.config import MoEConfig, WhatIf
 
+#: How a number of places becomes whole.
+ROUNDING = {
+    "ceil": math.ceil,
+    "floor": math.floor,
+    "nearest": lambda places: math.floor(places + 0.5),
+    "share": math.floor,
+}
+
 
 def capacity(
     factor: float | None,
@@ -33,7 +41,7 @@ def capacity(
     share = -(-sub_tokens // experts) if rounding == "share" else sub_tokens / experts
     # rounding first: 0.28 * 2 * 100 / 4 is 14.000000000000002 in floating point, not 15 places
     exact = round(factor * top_k * share, 9)
-    places = {"ceil": math.ceil, "nearest": lambda c: math.floor(c + 0.5)}.get(rounding, math.floor)
+    places = ROUNDING[rounding]
     return max(minimum, -(-places(exact) // multiple) * multiple)
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from mhmoe.layers import buffers
-from mhmoe.layers.config import TRAINED, MoEConfig, WhatIf
-from mhmoe.layers.routers import MASKED, Routing, uniform
+from mhmoe.layers.config import TRAINED, ConfigError, MoEConfig, WhatIf
+from mhmoe.layers.routers import MASKED, Routing, full, uniform
 from mhmoe.layers.soft import soft
-from mhmoe.trace import EXPERT_CHOICE, SOFT
+from mhmoe.trace import EXPERT_CHOICE, GATES, SOFT
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -37,6 +37,7 @@ def route(
     with_places  compute slots also when nothing can be dropped (a trace wants them)
     """
     what_if.check(config.experts)
+    logits = full(logits)
     if config.assignment == SOFT:
         return soft(logits, config, what_if, mask)
     if what_if.temperature != 1:
@@ -74,6 +75,8 @@ def _largest_in_turn(logits: Tensor, k: int) -> Tensor:
 
 def gates(logits: Tensor, probs: Tensor, expert: Tensor, convention: str) -> Tensor:
     """[..., K] weights of the chosen experts under a convention of ``mhmoe.trace.GATES``."""
+    if convention not in GATES:
+        raise ConfigError(f"gate {convention!r} is none of {', '.join(GATES)}")
     if convention == "topk-softmax":
         return logits.gather(-1, expert).softmax(-1)
     gate = probs.gather(-1, expert)
@@ -117,7 +120,7 @@ def token_choice(
     routing = Routing(
         logits=logits, probs=probs, expert=expert, gate=gate, mask=mask, capacity=room.limits
     )
-    if room.bound is None and not with_places:
+    if room.bound is None and not with_places and not config.renormalise_after_drop:
         return routing
     return seated(routing, ranked, room, config)
 

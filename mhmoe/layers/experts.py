@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mhmoe.layers.config import MoEConfig
+from mhmoe.layers.config import ConfigError, MoEConfig
 from mhmoe.layers.visits import Visits, Weights, ffn, visit
 
 ACTIVATION = {"relu": F.relu, "gelu": F.gelu, "swiglu": F.silu}
@@ -18,11 +20,25 @@ class DenseFFN(nn.Module):
     "swiglu" is (silu(x W_gate) * (x W_in + b_in)) W_out + b_out (Shazeer 2020, arXiv 2002.05202,
     eq. 6); without ``bias`` there are no b. Parameters: ``w_in`` (D, F), ``w_out`` (F, D),
     ``w_gate`` (D, F), ``b_in`` (F,), ``b_out`` (D,); those that are not used are None.
+    Weights start fan-in scaled, biases at zero. Raises ConfigError for an unknown activation.
     """
 
-    def __init__(self, d_model: int, d_ff: int, activation: str = "gelu", bias: bool = False):
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        activation: str = "gelu",
+        bias: bool = False,
+        generator: torch.Generator | None = None,
+    ):
         super().__init__()
+        if activation not in ACTIVATION:
+            raise ConfigError(f"activation {activation!r} is none of {', '.join(ACTIVATION)}")
         _parameters(self, (), d_model, d_ff, activation, bias)
+        self.reset(generator)
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        _fan_in(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
@@ -38,6 +54,10 @@ class Experts(nn.Module):
         super().__init__()
         c = config
         _parameters(self, (c.experts,), c.d_head, c.d_ff, c.activation, c.bias)
+        self.reset()
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        _fan_in(self, generator)
 
     def forward(self, x_ND: Tensor, expert_NK: Tensor) -> Tensor:
         """[N, D/H], [N, K] expert or -1 -> [N, K, D/H] what each chosen expert makes of x; zero
@@ -82,3 +102,13 @@ def _parameters(
     ):
         value = nn.Parameter(torch.empty(*lead, *shape)) if there else None
         module.register_parameter(name, value)
+
+
+@torch.no_grad()
+def _fan_in(module: nn.Module, generator: torch.Generator | None) -> None:
+    """Weights with std 1 / sqrt(inputs), biases zero."""
+    for name, weight in module.named_parameters():
+        if name.startswith("b_"):
+            weight.zero_()
+        else:
+            weight.normal_(0, 1 / math.sqrt(weight.shape[-2]), generator=generator)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +15,12 @@ from mhmoe.layers.config import TRAINED, ConfigError, MoEConfig, WhatIf
 from mhmoe.layers.experts import Experts
 from mhmoe.layers.routers import Routing
 from mhmoe.trace import SOFT, LayerTrace
+
+#: What of a routing a trace keeps.
+DECISIONS = (
+    *("logits", "probs", "expert", "gate", "slot", "kept", "wanted"),
+    *("dispatch", "combine"),
+)
 
 
 class MoELayer(nn.Module):
@@ -59,15 +65,11 @@ class MoELayer(nn.Module):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fan-in scaled experts, a small router (Switch: a tenth), Xavier square layers with
-        the multi-head one at gain 1/sqrt(2) (MH-MoE's pseudo-code), biases zero."""
+        """Fan-in scaled experts, a small router, Xavier square layers with the multi-head one at
+        gain 1/sqrt(2) (MH-MoE's pseudo-code), biases zero."""
         c = self.config
         for pool in (self.experts, self.shared) if c.shared else (self.experts,):
-            for name, weight in pool.named_parameters():
-                if name.startswith("b_"):
-                    weight.zero_()
-                else:
-                    weight.normal_(0, 1 / math.sqrt(weight.shape[1]), generator=generator)
+            pool.reset(generator)
         self.router.reset(generator)
         if c.projections:
             for mixer, gain in ((self.head, 1 / math.sqrt(2)), (self.merge, 1)):
@@ -139,7 +141,11 @@ class MoELayer(nn.Module):
         generator: torch.Generator | None = None,
         with_places: bool = False,
     ) -> Routing:
-        """[B, S, D/H] -> who goes where with what weight; step 3 to 5."""
+        """[B, S, D/H] -> who goes where with what weight, and who finds a place; steps 3 to 6,
+        in float32 also under autocast."""
+        if torch.is_autocast_enabled(x_BSD.device.type):
+            with torch.autocast(x_BSD.device.type, enabled=False):
+                return self.decide(x_BSD, mask, what_if, generator, with_places)
         logits, clean, std = self.scores(x_BSD, generator)
         routing = route(
             logits,
@@ -182,11 +188,8 @@ class MoELayer(nn.Module):
             y_BSD, out = soft.mix(self.experts, x_BSD, routing)
             return y_BSD, {"slot_out": out}
         B, S, K = routing.expert.shape
-        visits = routing.expert
-        if routing.kept is not None:
-            visits = torch.where(routing.kept, visits, -1)
-        x_ND, visits_NK = x_BSD.reshape(B * S, x_BSD.shape[-1]), visits.reshape(B * S, K)
-        y_ND = self.experts.mix(x_ND, visits_NK, routing.gate.reshape(B * S, K))
+        x_ND, expert_NK = x_BSD.reshape(B * S, x_BSD.shape[-1]), routing.taken.reshape(B * S, K)
+        y_ND = self.experts.mix(x_ND, expert_NK, routing.gate.reshape(B * S, K))
         return y_ND.view(x_BSD.shape), {}
 
     def visit_shared(self, x_BSD: Tensor) -> Tensor:
@@ -202,7 +205,7 @@ class MoELayer(nn.Module):
     def after_step(self, routing: Routing) -> None:
         """What a method does after every step of the optimiser, besides the step itself."""
         if self.config.bias_update:
-            self.update_bias(losses.demand(routing.expert, self.config.experts))
+            self.update_bias(losses.demand(routing.asked.flatten(0, 1), self.config.experts))
         if self.config.embedding_norm:
             self.router.keep_norm()
 
@@ -213,47 +216,59 @@ class MoELayer(nn.Module):
         for a layer without such a bias."""
         if not self.config.bias_update:
             raise ConfigError("this layer has no bias to update: build it with bias_update above 0")
-        c = demand_E.to(self.router.bias.dtype)
+        c = demand_E.float()  # half precision cannot count
         self.router.bias += self.config.bias_update * torch.sign(c.mean() - c)
 
     def traces(
         self, routing: Routing, vectors: dict[str, Tensor], block: int = 0
     ) -> list[LayerTrace]:
         """One trace per sequence of the batch, on the CPU."""
-        host = routing.on_host()
-        acts = {name: v.detach().float().cpu().numpy() for name, v in vectors.items()}
-        return [
-            self._one_trace(host.sequence(b), {n: v[b] for n, v in acts.items()}, block)
-            for b in range(routing.logits.shape[0])
-        ]
+        return traces([(block, self)], [routing], [vectors])[0]
 
-    def _one_trace(self, row: Routing, acts: dict[str, np.ndarray], block: int) -> LayerTrace:
-        c = self.config
-        temperature = getattr(self.router, "temperature", None)
-        temperature = None if temperature is None else temperature.detach().cpu()
-        counted = losses.sums(row, c)
-        scalars = losses.of(row, c, temperature, counted)
-        names = ("logits", "probs", "expert", "gate", "slot", "kept", "wanted")
-        names += ("dispatch", "combine")
-        arrays = {n: getattr(row, n)[0].numpy() for n in names if getattr(row, n) is not None}
+
+def traces(
+    layers: Sequence[tuple[int, MoELayer]],
+    routings: Sequence[Routing],
+    vectors: Sequence[dict[str, Tensor]],
+) -> list[list[LayerTrace]]:
+    """One trace per layer and sequence, on the CPU. The layers, each with the number of its block,
+    have one config: the batches of all are joined, so that counts and losses take one pass."""
+    if len({None if r.expert is None else r.expert.shape for r in routings}) != 1:
+        # with Expert Choice, K is what the layer's busiest sub-token has
+        each = zip(layers, routings, vectors, strict=True)
+        return [traces([layer], [r], [v])[0] for layer, r, v in each]
+    c, B = layers[0][1].config, len(routings[0].logits)
+    host = Routing.joined(routings).on_host()
+    temperature = None
+    if c.temperature:
+        learned = torch.stack([layer.router.temperature.detach().cpu() for _, layer in layers])
+        temperature = learned.repeat_interleave(B)[:, None, None]
+    counted = losses.sums(host, c)
+    scalars = losses.each(host, c, temperature, counted)
+    scalars = {name: loss.tolist() for name, loss in scalars.items()}
+    decided = {name: getattr(host, name) for name in DECISIONS} | vars(counted)
+    arrays = {name: t.numpy() for name, t in decided.items() if t is not None}
+    acts = [{name: v.detach().float().cpu().numpy() for name, v in a.items()} for a in vectors]
+
+    def one(n: int, b: int) -> LayerTrace:
+        row = n * B + b
         return LayerTrace(
-            layer=block,
+            layer=layers[n][0],
             router=c.router,
             assignment=c.assignment,
             experts=c.experts,
-            top_k=c.experts if row.expert is None else row.expert.shape[-1],
+            top_k=c.experts if host.expert is None else host.expert.shape[-1],
             heads=c.heads,
             gate_convention=c.gate,
             score=c.score,
-            capacity=row.capacity[0],
-            **arrays,
-            demand=counted.demand.numpy(),
-            load=counted.load.numpy(),
-            importance=counted.importance.numpy(),
-            losses={name: float(value) for name, value in scalars.items()},
+            capacity=host.capacity[row],
+            **{name: array[row] for name, array in arrays.items()},
+            losses={name: values[row] for name, values in scalars.items()},
             shared=tuple(range(c.experts, c.experts + c.shared)),
-            vectors=acts or None,
+            vectors={name: array[b] for name, array in acts[n].items()} or None,
         )
+
+    return [[one(n, b) for b in range(B)] for n in range(len(layers))]
 
 
 def _square(config: MoEConfig) -> nn.Module:

@@ -8,8 +8,8 @@ functions of its scores and the same for all methods.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -42,22 +42,39 @@ class Routing:
     mask: Tensor | None = None  # [B, S] True for real sub-tokens, where some are padding
     capacity: tuple[int | None, ...] = ()  # per sequence
 
-    def sequence(self, b: int) -> Routing:
-        """One sequence of the batch, as a batch of one."""
-        return self._each(lambda t: t[b : b + 1], self.capacity[b : b + 1])
+    @property
+    def asked(self) -> Tensor:
+        """[B, S, K] choices before capacity and re-routing, -1 for none."""
+        return self.expert if self.wanted is None else self.wanted
+
+    @property
+    def taken(self) -> Tensor:
+        """[B, S, K] choices that have a place, -1 for none."""
+        if self.kept is None or all(limit is None for limit in self.capacity):
+            return self.expert
+        return torch.where(self.kept, self.expert, -1)
+
+    @staticmethod
+    def joined(routings: Sequence[Routing]) -> Routing:
+        """Several batches of the same shapes as one."""
+        first, *rest = routings
+        if not rest:
+            return first
+        names = [name for name, value in vars(first).items() if isinstance(value, Tensor)]
+        tensors = {name: torch.cat([getattr(r, name) for r in routings]) for name in names}
+        return Routing(**tensors, capacity=sum((r.capacity for r in routings), ()))
 
     def on_host(self) -> Routing:
         """The same without gradients, on the CPU."""
-        return self._each(lambda t: t.detach().cpu(), self.capacity)
+        return self._each(lambda t: t.detach().cpu())
 
-    def real(self, values: Tensor) -> Tensor:
-        """[B, S, ...] -> [N, ...] the rows of sub-tokens that are not padding."""
-        return values.flatten(0, 1) if self.mask is None else values[self.mask]
+    def as_one(self) -> Routing:
+        """All sub-tokens of the batch as those of one sequence."""
+        return self._each(lambda t: t.flatten(0, 1)[None])
 
-    def _each(self, change: Callable[[Tensor], Tensor], capacity: tuple) -> Routing:
-        named = {f.name: getattr(self, f.name) for f in fields(self)}
-        tensors = {name: change(v) for name, v in named.items() if isinstance(v, Tensor)}
-        return Routing(**tensors, capacity=capacity)
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Routing:
+        tensors = {name: change(v) for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return Routing(**tensors, capacity=self.capacity)
 
 
 class LinearRouter(nn.Module):

@@ -74,7 +74,8 @@ def mix(experts: Experts, x_BSD: Tensor, routing: Routing) -> tuple[Tensor, Tens
     """
     B, _, D = x_BSD.shape
     E = experts.w_in.shape[0]
+    P = routing.dispatch.shape[-1] // E
     slots_BPD = routing.dispatch.to(x_BSD.dtype).transpose(1, 2) @ x_BSD
-    by_expert = slots_BPD.view(B, E, -1, D).transpose(0, 1).reshape(E, -1, D)
-    out = experts.slots(by_expert).view(E, B, -1, D).transpose(0, 1).reshape(slots_BPD.shape)
+    by_expert = slots_BPD.view(B, E, P, D).transpose(0, 1).reshape(E, B * P, D)
+    out = experts.slots(by_expert).view(E, B, P, D).transpose(0, 1).reshape(slots_BPD.shape)
     return routing.combine.to(out.dtype) @ out, out

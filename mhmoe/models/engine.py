@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from mhmoe.layers import METHODS, SWITCHES, TRAINED, Method, MoEConfig, WhatIf, losses, route
+from mhmoe.layers.moe import traces
 from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.images import DecodedImage
 from mhmoe.models.patches import to_patches
@@ -234,11 +235,11 @@ def _under(method: Method, scores: torch.Tensor, top_k: int) -> UnderMethod | No
     routing = route(scores, config, with_places=True)
     sums = losses.sums(routing, config)
     if routing.expert is None:  # every sub-token reads from all slots, and the shares are 1
-        return UnderMethod(_host(sums.importance), float(E), 0.0, 1.0)
+        return UnderMethod(_host(sums.importance[0]), float(E), 0.0, 1.0)
     asked, took = float(sums.demand.sum()), float(sums.load.sum())
     gate = torch.where(routing.kept, routing.gate, 0).sum(-1)
     return UnderMethod(
-        load=_host(sums.load),
+        load=_host(sums.load[0]),
         choices=asked / S,
         dropped=1 - took / asked if asked else 0.0,
         gate=float(gate.mean()),
@@ -334,11 +335,8 @@ def _forward(loaded: Loaded, inputs: torch.Tensor, what_if: WhatIf, vectors: boo
 def _traces(
     loaded: Loaded, run: Run, source: TextInput | ImageInput, nats: np.ndarray | None, vectors: bool
 ) -> list[RoutingTrace]:
-    count = run.output.shape[0]
-    per_layer = [
-        layer.traces(run.routing[i], run.vectors[i] if vectors else {}, block)
-        for i, (block, layer) in enumerate(loaded.model.moe_layers)
-    ]
+    layers = loaded.model.moe_layers
+    per_layer = traces(layers, run.routing, run.vectors if vectors else [{}] * len(layers))
     return [
         RoutingTrace(
             source=loaded.source,
@@ -347,7 +345,7 @@ def _traces(
             layers=tuple(layer[b] for layer in per_layer),
             nats=None if nats is None else nats[b],
         )
-        for b in range(count)
+        for b in range(len(run.output))
     ]
 
 

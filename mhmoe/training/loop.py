@@ -172,7 +172,7 @@ class Job:
             for name, loss in layer.losses(routing).items():
                 if weight := self.recipe.loss_weights[name]:
                     total = total + weight * loss
-            demands.append(demand(routing.expert, layer.config.experts).float())
+            demands.append(demand(routing.expert.flatten(0, 1), layer.config.experts).float())
             importances.append(
                 importance(
                     routing.expert.flatten(0, 1),

@@ -171,7 +171,9 @@ class _Counter:
 
     def __call__(self, run: Run) -> None:
         for i, (routing, (_, layer)) in enumerate(zip(run.routing, self.layers, strict=True)):
-            self.totals[i] = self.totals[i] + demand(routing.expert, layer.config.experts).cpu()
+            self.totals[i] = (
+                self.totals[i] + demand(routing.expert.flatten(0, 1), layer.config.experts).cpu()
+            )
 
     def loads(self) -> list[dict]:
         """Per MoE layer: its block, largest and smallest share of demand, CV of demand."""

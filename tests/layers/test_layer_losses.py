@@ -8,7 +8,7 @@ import pytest
 import torch
 from moe_cases import ALL, build, config, hand, seeded, tokens
 
-from mhmoe.layers import WhatIf, losses, route
+from mhmoe.layers import MoELayer, Routing, WhatIf, losses, route
 from mhmoe.layers.losses import smooth_load, variation
 
 
@@ -184,6 +184,67 @@ def test_soft_moe_has_nothing_to_balance():
     assert (found["balance"].item(), found["load"].item()) == (1, 0)
     # tokens read 7/6 and 5/6: mean 1, variance 1/36
     assert found["importance"].item() == pytest.approx(1 / 36)
+
+
+# ---------------------------------------------------------------------------- every sequence
+
+
+def slowly(layer: MoELayer, routing: Routing, rows: list[tuple[int, int]]) -> dict[str, float]:
+    """The losses of the sub-tokens (b, s) in ``rows``, added up one by one."""
+    c, N = layer.config, max(1, len(rows))
+    z = sum(routing.logits[row].exp().sum().log().item() ** 2 for row in rows) / N
+    if routing.combine is not None:
+        read = [routing.combine[row].view(c.experts, -1).sum(1) for row in rows]
+        return {"balance": min(1, len(rows)), "importance": spread(read), "load": 0, "z": z}
+    asked = routing.expert if routing.wanted is None else routing.wanted
+    counted = asked[..., :1] if c.loss_counts == "first" else asked
+    choices = [e for row in rows for e in counted[row].tolist() if e >= 0]
+    shares = losses.shares(routing, c, getattr(layer.router, "temperature", None))
+    balance = sum(
+        c.experts * choices.count(e) / max(1, len(choices)) * shares[row][e].item() / N
+        for e in range(c.experts)
+        for row in rows
+    )
+    weights = [torch.zeros(c.experts) for _ in rows]
+    for row, weight in zip(rows, weights, strict=True):
+        for e, gate in zip(routing.expert[row].tolist(), routing.gate[row], strict=True):
+            weight[max(e, 0)] += gate if e >= 0 else 0
+    if c.importance_of == "probs":
+        weights = [routing.clean[row].softmax(-1) for row in rows]
+    loads = [(asked[row][:, None] == torch.arange(c.experts)).sum(0).float() for row in rows]
+    if routing.std is not None:
+        loads = [
+            smooth_load(clean[None], noisy[None], std[None], c.top_k, c.load_threshold)
+            for clean, noisy, std in (
+                (routing.clean[row], routing.logits[row], routing.std[row]) for row in rows
+            )
+        ]
+    return {"balance": balance, "importance": spread(weights), "load": spread(loads), "z": z}
+
+
+def spread(parts: list[torch.Tensor]) -> float:
+    """CV^2 of a sum; of nothing 0."""
+    total = sum(parts).double() if parts else torch.ones(2)
+    return (total.var(unbiased=False) / total.mean() ** 2).item()
+
+
+@pytest.mark.parametrize("key", ALL)
+def test_all_sequences_at_once_are_each_one_added_up_row_by_row(key):
+    layer = build(config(key))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]).bool()
+    with torch.no_grad():
+        routing = layer.run(tokens(4, 5, 8), mask=mask, generator=seeded(3))[1]
+        found = losses.each(routing, layer.config, getattr(layer.router, "temperature", None))
+        rows = [tuple(row) for row in mask.nonzero().tolist()]
+        expected = [slowly(layer, routing, [row for row in rows if row[0] == b]) for b in range(4)]
+        for name, values in found.items():
+            assert values.tolist() == pytest.approx([e[name] for e in expected], abs=1e-5), name
+        # the batch is all rows as one sequence, but for methods that average over sequences
+        whole = slowly(layer, routing, rows)
+        if layer.config.loss_over == "sequence":
+            whole["balance"] = sum(e["balance"] for e in expected[:3]) / 3
+        batch = {name: value.item() for name, value in layer.losses(routing).items()}
+        assert batch == pytest.approx(whole, abs=1e-5)
 
 
 # ---------------------------------------------------------------------------- the z-loss

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields, replace
 
+import numpy as np
 import pytest
 import torch
 from moe_cases import ALL, build, config, seeded, tokens
 
 from mhmoe.layers import METHODS, SWITCHES, ConfigError, MoEConfig, MoELayer, WhatIf
+from mhmoe.layers.moe import traces
 from mhmoe.trace import check_layer
 
 KEYS = (
@@ -194,3 +196,25 @@ def test_a_change_that_cannot_be_made_says_why(router, changes, message):
 def test_a_layer_that_cannot_be_built_says_why(changes, message):
     with pytest.raises(ConfigError, match=message):
         config(**changes)
+
+
+@pytest.mark.parametrize("key", ALL)
+def test_layers_traced_together_are_each_traced_alone(key):
+    """Their weights differ; X-MoE's temperatures and Expert Choice's K do, too."""
+    layers = [(3 * seed, build(config(key), seed)) for seed in range(3)]
+    for seed, (_, layer) in enumerate(layers):
+        with torch.no_grad():
+            for p in layer.router.parameters():
+                p.mul_(1 + seed)
+    runs = [
+        layer.run(tokens(2, 5, 8, seed=n), with_places=True) for n, (_, layer) in enumerate(layers)
+    ]
+    together = traces(layers, [r[1] for r in runs], [r[2] for r in runs])
+    for (block, layer), (_, routing, vectors), found in zip(layers, runs, together, strict=True):
+        for one, alone in zip(found, layer.traces(routing, vectors, block), strict=True):
+            for name, value in vars(alone).items():
+                np.testing.assert_equal(getattr(one, name), value, err_msg=name)
+
+
+def test_no_layers_have_no_traces():
+    assert traces([], [], []) == []
