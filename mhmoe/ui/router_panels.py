@@ -294,7 +294,7 @@ def stage(scene: Scene) -> None:
 def methods(scene: Scene) -> None:
     """Every router of the literature on the followed layer's scores."""
     layer = scene.layer
-    found = engine.under_methods(layer.logits, layer.top_k)
+    found = runs.under_methods(scene.key, scene.text, scene.pick.layer)
     rows = [_method_row(method, found[key]) for key, method in METHODS.items()]
     kit.grid(rows)
     kit.identity_line({"methods": np.array_equal(found[layer.router].load, layer.load)})

@@ -169,12 +169,13 @@ def _completed(
     key: ModelKey,
 ) -> tuple[RoutingTrace, ...]:
     if not known.keys() >= set(capacities):
-        with _busy:
+
+        def complete(where: torch.device) -> None:
             # Another visitor may have computed them while this one waited.
             if missing := tuple(c for c in capacities if c not in known):
-                what_if = key.what_if(missing)
-                traces = engine.on_device(lambda d: work(d, what_if), device())
-                known.update(zip(missing, traces, strict=True))
+                known.update(zip(missing, work(where, key.what_if(missing)), strict=True))
+
+        _run(complete)
     return tuple(known[c] for c in capacities)
 
 
@@ -199,6 +200,13 @@ def opened_layer(key: ModelKey, text: str, index: int) -> engine.OpenedLayer:
     """The ``index``-th MoE layer on the input it really had, every expert computed."""
     trace = text_traces(key, text, (None,))[0]
     return _run(lambda d: engine.open_layer(key.load(d), trace, index))
+
+
+@st.cache_resource(max_entries=24, show_spinner=False)
+def under_methods(key: ModelKey, text: str, index: int) -> dict[str, engine.UnderMethod | None]:
+    """The scores of the ``index``-th MoE layer under every method of the literature."""
+    layer = text_traces(key, text, (None,))[0].layers[index]
+    return _run(lambda d: engine.under_methods(layer.logits, layer.top_k))
 
 
 @st.cache_resource(max_entries=48, show_spinner=False)
