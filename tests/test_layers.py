@@ -369,7 +369,7 @@ def slow(layer: MoELayer, x: torch.Tensor, places_each: int) -> torch.Tensor:
     ids=["smoe", "mhmoe", "slices"],
 )
 def test_output_and_gradients_equal_the_loop(config, factor, monkeypatch):
-    monkeypatch.setattr(visits, "CHUNK", 2)  # several chunks an expert
+    monkeypatch.setattr(visits, "MOST", 2)  # several chunks an expert
     layer, x = layer_and_input(replace(config, capacity_factor=factor))
     layer, x = layer.double(), x.double().requires_grad_()
     limit = capacity(factor, 2, 6 * config.heads, 4) or 10**6

@@ -1,12 +1,13 @@
 """Rows that visit experts: sorted by expert, taken through both products while they are in cache.
 
-There is one path. The visits are sorted by expert and cut into pieces of at most ``CHUNK`` rows.
+There is one path. The visits are sorted by expert and cut into pieces of at most :func:`most` rows.
 A large expert is cut into several pieces, each a plain matrix product. Small experts share a
 piece, and one ``grouped_mm`` multiplies all of them; where it cannot (float64, widths that are no
 multiples of 16 bytes) each has a piece of its own. On a GPU everything is one piece.
 
-Why pieces: the hidden layer of a piece (CHUNK x F) stays in a core's cache between the two
-products, so that for narrow, deep experts this is faster than two products over all rows.
+Why pieces: the hidden layer of a piece (its rows x F) stays in a core's cache between the two
+products, so that for narrow, deep experts this is faster than two products over all rows. Where
+no gradient is wanted all pieces use the same memory for it.
 
 Why a backward pass by hand: where pieces share weights, autograd would add a zero tensor of all
 experts' size for each of them. Here each gradient is written once, into its place. The rule: a
@@ -26,13 +27,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Rows of one piece. From 256 to 1024 the times differ by a few percent.
-CHUNK = 512
+#: The hidden layer of a piece. With 8 MB narrow, deep experts (D/H = 16, F = 3,968) took three
+#: times as long; from 0.5 to 2 MB the times differ by a few percent.
+PIECE_BYTES = 2 << 20
+#: Rows of a piece: fewer are slow to multiply, more are no faster.
+FEWEST, MOST = 64, 512
 #: From this size on, a buffer comes with large pages.
 LARGE_BYTES = 4 << 20
 #: From this size on, w_in's gradient is worth a buffer: the allocator gives fresh memory each time.
 LARGE_WEIGHTS = 16 << 20
 
+IN_PLACE: dict[Callable, Callable[[Tensor], Tensor]] = {
+    F.relu: torch.relu_,
+    F.gelu: torch.ops.aten.gelu_,
+    F.silu: torch.ops.aten.silu_,
+}
 #: Gradient of an activation from the gradient above and its input.
 DERIVATIVE: dict[Callable, Callable[[Tensor, Tensor], Tensor]] = {
     F.relu: lambda grad, x: torch.ops.aten.threshold_backward(grad, x, 0),
@@ -134,28 +143,36 @@ def can_group(x: Tensor, width: int) -> bool:
     return whole and x.dtype != torch.float64 and x.device.type in ("cpu", "cuda")
 
 
+def most(x: Tensor, width: int) -> int | None:
+    """Rows of the largest piece for hidden layers of this width; None where all are one piece."""
+    if x.device.type != "cpu":
+        return None
+    return min(max(PIECE_BYTES // (width * x.element_size()), FEWEST), MOST)
+
+
 def is_one_piece(visits: Visits, x: Tensor, w_in: Tensor) -> bool:
     """Whether autograd does it all, as the head of this file says."""
-    small = visits.starts[-1] <= CHUNK and w_in.nbytes < LARGE_WEIGHTS
-    return (small or x.device.type != "cpu") and can_group(x, w_in.shape[2])
+    rows = most(x, w_in.shape[2])
+    small = rows is None or (visits.starts[-1] <= rows and w_in.nbytes < LARGE_WEIGHTS)
+    return small and can_group(x, w_in.shape[2])
 
 
 def pieces(visits: Visits, x: Tensor, width: int) -> Iterator[Piece]:
     """All visits in order, cut as the head of this file says."""
     starts = visits.starts
-    most = CHUNK if x.device.type == "cpu" else starts[-1]
+    limit = most(x, width) or starts[-1]
     grouped = can_group(x, width)
     first, experts = 0, len(starts) - 1
     while first < experts:
         last = first + 1
-        while grouped and last < experts and starts[last + 1] - starts[first] <= most:
+        while grouped and last < experts and starts[last + 1] - starts[first] <= limit:
             last += 1
         lo, rows = starts[first], starts[last] - starts[first]
         ends = None
         if rows and last - first > 1:
             ends = visits.edges[first + 1 : last + 1]
             ends = ends - lo if lo else ends
-        cuts = -(-rows // most) if rows else 0
+        cuts = -(-rows // limit) if rows else 0
         for i in range(cuts):
             yield Piece(lo + rows * i // cuts, lo + rows * (i + 1) // cuts, first, last, ends)
         first = last
@@ -176,7 +193,7 @@ def visit(
             return visit(x, gate, Weights(*parts), visits, activation)
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     if not wanted or is_one_piece(visits, x_ND, weights.w_in):
-        return _forward(x_ND, gate_R, weights, visits, activation)
+        return _forward(x_ND, gate_R, weights, visits, activation, free=not wanted)
     return _Visit.apply(*inputs, visits, activation)
 
 
@@ -187,24 +204,27 @@ def _forward(
     visits: Visits,
     activation: Callable,
     kept: list[Tensor | None] | None = None,
+    free: bool = False,
 ) -> Tensor:
     """The sum. ``kept`` gets three tensors of each piece for the backward pass: the hidden layer
-    before its activation, with SwiGLU the gating one, and the output if gates want a gradient."""
-    width = w.w_in.shape[2]
+    before its activation, with SwiGLU the gating one, and the output if gates want a gradient.
+    ``free`` says that there will be no backward pass: each piece may write over the last."""
     total = x.new_zeros(visits.rows, x.shape[1])
-    space = (None, None, None) if kept is None else _space(x, gate, w, len(visits.source))
-    for p in pieces(visits, x, width):
+    space = _space(x, gate, w, len(visits.source), kept is not None, free)
+    act = IN_PLACE[activation] if free else activation
+    for p in pieces(visits, x, w.w_in.shape[2]):
         at = slice(p.lo, p.hi)
-        hidden, gating, out = (None if t is None else t[at] for t in space)
+        where = slice(0, p.hi - p.lo) if free else at
+        hidden, gating, out = (None if t is None else t[where] for t in space)
         rows = x.index_select(0, visits.source[at])
         hidden = p.times(rows, w.w_in, out=hidden)
         if w.b_in is not None:
             hidden += w.b_in.index_select(0, visits.expert[at])
         if w.w_gate is None:
-            active = activation(hidden)
+            active = act(hidden)
         else:
             gating = p.times(rows, w.w_gate, out=gating)
-            active = activation(gating) * hidden
+            active = act(gating) * hidden
         out = p.times(active, w.w_out, out=out)
         if w.b_out is not None:
             out += w.b_out.index_select(0, visits.expert[at])
@@ -214,13 +234,19 @@ def _forward(
     return total
 
 
-def _space(x: Tensor, gate: Tensor | None, w: Weights, R: int) -> tuple[Tensor | None, ...]:
-    """Memory for what is kept of pieces of a single expert; several bring their own."""
-    hidden = (R, w.w_in.shape[2])
+def _space(
+    x: Tensor, gate: Tensor | None, w: Weights, R: int, keep: bool, free: bool
+) -> tuple[Tensor | None, ...]:
+    """Memory for the hidden layer, the gating one and the output of pieces of a single expert;
+    several bring their own. All R rows where they are kept, one piece's where they are free."""
+    if not keep and not free:
+        return None, None, None
+    width = w.w_in.shape[2]
+    rows = R if keep else min(R, most(x, width) or R)
     return (
-        buffer(hidden, x),
-        None if w.w_gate is None else buffer(hidden, x),
-        None if gate is None else buffer((R, x.shape[1]), x),
+        buffer((rows, width), x),
+        None if w.w_gate is None else buffer((rows, width), x),
+        buffer((rows, x.shape[1]), x) if keep and gate is not None else None,
     )
 
 

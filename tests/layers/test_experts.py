@@ -63,7 +63,7 @@ def each(experts: Experts, x: torch.Tensor, expert: torch.Tensor) -> torch.Tenso
 @pytest.fixture(params=[2, 3, 512], ids=lambda rows: f"{rows} rows a piece")
 def chunk(request, monkeypatch) -> int:
     """Experts cut into pieces, a few experts sharing one, and all experts in one."""
-    monkeypatch.setattr(visits, "CHUNK", request.param)
+    monkeypatch.setattr(visits, "MOST", request.param)
     return request.param
 
 
