@@ -72,8 +72,8 @@ export default function ({ data, parentElement }) {
   parentElement.heStop?.();
   const listening = new AbortController();
   const root = document.documentElement;
-  root.lang = data.lang;
-  showAddress(data.path, data.query);
+  if (root.lang !== data.lang) root.lang = data.lang; // written, it costs the whole page its styles
+  requestIdleCallback(() => !listening.signal.aborted && showAddress(data.path, data.query), { timeout: 200 });
   const leaveNavigation = keepNavigationNamed(data.navigation, data.path);
   tipsObeyEscape(listening.signal);
   // The page is complete: its frame was drawn after everything else.
