@@ -281,10 +281,13 @@ def grid(rows: Sequence[Mapping[str, str | Html]]) -> None:
     )
 
 
-def table(rows: Sequence[dict], *, caption: str) -> None:
-    """The table twin of a picture, in a drawer."""
-    with st.expander(t("kit.as_table", what=caption)):
-        st.dataframe(list(rows), hide_index=True, width="stretch")
+@st.fragment
+def table(key: str, rows: Callable[[], Sequence[dict]], *, caption: str) -> None:
+    """The table twin of a picture, in a drawer; ``rows`` is called only while it is open."""
+    title = t("kit.as_table", what=caption)
+    with st.expander(title, key=f"he-table-{key}", on_change="rerun") as drawer:
+        if drawer.open:
+            st.dataframe(list(rows()), hide_index=True, width="stretch")
 
 
 @dataclass(frozen=True)

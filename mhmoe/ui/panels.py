@@ -13,7 +13,7 @@ import streamlit as st
 from mhmoe.analysis import export, routing
 from mhmoe.layers import MoELayer, keep_top_k
 from mhmoe.models.images import ImageProblem
-from mhmoe.trace import RoutingTrace
+from mhmoe.trace import LayerTrace, RoutingTrace
 from mhmoe.ui import kit, runs
 from mhmoe.ui.explorer import (
     Pick,
@@ -23,7 +23,7 @@ from mhmoe.ui.explorer import (
     jpeg_url,
     latest,
     latest_outcome,
-    token_name,
+    token_in_word,
 )
 from mhmoe.ui.kit import Tile, t
 from mhmoe.ui.language import ASSETS
@@ -527,36 +527,45 @@ def cost_line(kind: str) -> None:
 
 def text_table(routed: Routed) -> None:
     """The table twin of the strips: every choice of the picked layer."""
-    trace, layer = routed.trace, routed.trace.layers[routed.pick.layer]
+    layer = routed.trace.layers[routed.pick.layer]
+    caption = t("table.routing", layer=layer.layer + 1)
+    kit.table("text", lambda: _text_rows(routed.trace, layer), caption=caption)
+
+
+def picture_table(routed: Routed) -> None:
+    """The table twin of the maps: first choices of every patch in the picked layer."""
+    layer = routed.trace.layers[routed.pick.layer]
+    caption = t("table.routing", layer=layer.layer + 1)
+    columns = routed.trace.input.grid[1]
+    kit.table("picture", lambda: _picture_rows(layer, columns), caption=caption)
+
+
+def _text_rows(trace: RoutingTrace, layer: LayerTrace) -> list[dict]:
     names = [t("table.token"), t("table.head")]
     for k in range(layer.top_k):
         names += [t(f"table.{what}", choice=k + 1) for what in ("expert", "gate", "kept")]
     rows = []
     for s in range(layer.sub_tokens):
         token, head = divmod(s, layer.heads)
-        cells = [token_name(trace.input.tokens[token].text), head + 1]
+        cells = [token_in_word(trace.input, token), head + 1]
         for k in range(layer.top_k):
             cells.append(int(layer.expert[s, k]) + 1)
             cells.append(round(float(layer.gate[s, k]), 3))
             cells.append(bool(layer.kept[s, k]))
         rows.append(dict(zip(names, cells, strict=True)))
-    kit.table(rows, caption=t("table.routing", layer=layer.layer + 1))
+    return rows
 
 
-def picture_table(routed: Routed) -> None:
-    """The table twin of the maps: first choices of every patch in the picked layer."""
-    layer = routed.trace.layers[routed.pick.layer]
+def _picture_rows(layer: LayerTrace, columns: int) -> list[dict]:
     first = layer.expert[:, 0].reshape(-1, layer.heads) + 1
     distinct = routing.distinct_experts(layer)
-    columns = routed.trace.input.grid[1]
     heads = [t("table.head_n", head=h + 1) for h in range(layer.heads)]
     names = [t("table.row"), t("table.column"), *heads, t("table.distinct")]
-    rows = [
-        dict(zip(names, (p // columns + 1, p % columns + 1, *first[p].tolist(), int(distinct[p])),
-                 strict=True))
-        for p in range(len(first))
-    ]  # fmt: skip
-    kit.table(rows, caption=t("table.routing", layer=layer.layer + 1))
+    rows = []
+    for p in range(len(first)):
+        cells = (p // columns + 1, p % columns + 1, *first[p].tolist(), int(distinct[p]))
+        rows.append(dict(zip(names, cells, strict=True)))
+    return rows
 
 
 def text_downloads(text: str, routed: Routed) -> None:

@@ -399,3 +399,17 @@ def test_the_trace_can_be_taken_away(server, visit, tmp_path):
     taken, own = RoutingTrace.load(path), trace_of("text-mhmoe", text)
     assert taken.input == own.input
     assert (taken.layers[2].expert == own.layers[2].expert).all()
+
+
+def test_the_tables_are_drawn_when_opened_and_say_what_the_trace_says(server, visit):
+    page = opened(visit, server)
+    frames = page.locator("[data-testid=stDataFrame]")
+    expect(frames).to_have_count(0)
+    page.locator(".st-key-he-table-text summary").click()
+    rows = frames.locator("canvas [role=row]")
+    first = rows.nth(1).locator("[role=gridcell]")
+    layer = trace_of("text-mhmoe", words("en", "start.sentence")).layers[1]
+    expect(first.nth(2)).to_have_text(str(layer.expert[0, 0] + 1))
+    assert abs(float(first.nth(3).text_content()) - layer.gate[0, 0]) < 1e-3
+    page.locator(".st-key-he-table-text summary").click()
+    expect(frames).to_have_count(0)
