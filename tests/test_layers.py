@@ -160,14 +160,8 @@ def test_losses_under_perfect_balance_and_collapse():
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_balance_reads_one_for_any_k(k):
     expert = torch.stack([torch.arange(k).add(i) % 4 for i in range(4)])
-    assert losses.switch_loss(torch.full((4, 4), 0.25), expert).item() == pytest.approx(1)
-
-
-def test_balance_can_be_below_one():
-    # nine tokens (.51, .49) choose expert 0, one (0, 1) chooses 1: f = (.9, .1),
-    # P = (.459, .541), 2 * (.9 * .459 + .1 * .541) = .9344
-    probs = torch.tensor([[0.51, 0.49]] * 9 + [[0.0, 1.0]])
-    assert losses.switch_loss(probs, probs.argmax(1)[:, None]).item() == pytest.approx(0.9344)
+    demand = losses.demand(expert, 4)
+    assert losses.balance(torch.full((4,), 0.25), demand).item() == pytest.approx(1)
 
 
 def test_importance_loss_by_hand():
@@ -183,13 +177,6 @@ def test_z_loss_by_hand():
     assert losses.z_loss(torch.tensor([[0.0, 0.0], [np.log(3), 0.0]])).item() == pytest.approx(
         (np.log(2) ** 2 + np.log(4) ** 2) / 2
     )
-
-
-def test_demand_carries_no_gradient_but_probabilities_do():
-    logits = torch.zeros(4, 2, requires_grad=True)
-    losses.switch_loss(logits.softmax(-1), torch.zeros(4, 1, dtype=torch.long)).backward()
-    # E * f_0 = 2, dP_0/dl = p (1 - p) / N = 1/16: pushes the crowded expert down
-    torch.testing.assert_close(logits.grad, torch.tensor([[1 / 8, -1 / 8]] * 4))
 
 
 # ---------------------------------------------------------------------------- equivalences

@@ -33,20 +33,22 @@ def test_only_what_is_not_known_is_computed(monkeypatch):
 
     trace_text = engine.trace_text
     monkeypatch.setattr(engine, "trace_text", counted)
-    (shown,) = runs.text_traces(KEY, TEXT, (None,))
+    assert not runs.text_traces(KEY, TEXT)
+    shown = runs.text_traces(KEY, TEXT, None)[None]
     assert asked == [(None,)]
-    assert runs.text_known(KEY, TEXT).keys() == {None}
-    every = runs.text_traces(KEY, TEXT, FACTORS)
+    assert runs.text_traces(KEY, TEXT).keys() == {None}
+    every = runs.text_traces(KEY, TEXT, *FACTORS)
     assert asked == [(None,), (0.5, 1.0)]
-    assert every[2] is shown
-    runs.text_traces(KEY, TEXT, FACTORS)
+    assert every[None] is shown
+    runs.text_traces(KEY, TEXT, *FACTORS)
     assert len(asked) == 2
 
 
 def test_the_order_of_asking_changes_no_number():
-    apart = [runs.text_traces(KEY, TEXT, (factor,))[0] for factor in FACTORS]
+    apart = [runs.text_traces(KEY, TEXT, factor)[factor] for factor in FACTORS]
     st.cache_resource.clear()
-    together = runs.text_traces(KEY, TEXT, FACTORS)
+    found = runs.text_traces(KEY, TEXT, *FACTORS)
+    together = [found[factor] for factor in FACTORS]
     for one, other in zip(apart, together, strict=True):
         for a, b in zip(one.layers, other.layers, strict=True):
             assert a.capacity == b.capacity
@@ -58,7 +60,8 @@ def test_the_order_of_asking_changes_no_number():
 
 
 def test_what_is_missing_is_sent_as_missing():
-    whole = tuple(runs.text_traces(KEY, TEXT, FACTORS))
+    found = runs.text_traces(KEY, TEXT, *FACTORS)
+    whole = tuple(found[factor] for factor in FACTORS)
     part = (None, None, whole[2])
     full, first = (
         payload((Row("MH-MoE", traces),), LABELS, Pick(outcome=2)) for traces in (whole, part)

@@ -48,17 +48,12 @@ def mean(rows_NE: Tensor, real: Tensor | None) -> Tensor:
     return total(rows_NE, real) / real.sum(-1, keepdim=True).clamp_min(1)
 
 
-def switch_loss(probs_NE: Tensor, expert_NK: Tensor, real: Tensor | None = None) -> Tensor:
+def balance(mean_E: Tensor, demand_E: Tensor) -> Tensor:
     """E * sum_e f_e P_e (Switch, 2101.03961, eq. 4), f = demand / (N K), P = mean probability.
 
     1 under perfect balance and E under full collapse, for any K; not bounded below by 1.
     Only P carries gradient: f is a count.
     """
-    return balance(mean(probs_NE, real), demand(expert_NK, probs_NE.shape[-1]))
-
-
-def balance(mean_E: Tensor, demand_E: Tensor) -> Tensor:
-    """:func:`switch_loss` of mean probabilities and choices that are counted already."""
     counts = demand_E.to(mean_E.dtype)
     share = counts / counts.sum(-1, keepdim=True).clamp_min(1)
     return mean_E.shape[-1] * (share * mean_E).sum(-1)

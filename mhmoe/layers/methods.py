@@ -93,6 +93,10 @@ class Method:
     switches: dict[str, object] = field(default_factory=dict)
     loss_weights: dict[str, float] = field(default_factory=dict)
 
+    def position(self, switch: str) -> object:
+        """Where this method has one of :data:`SWITCHES`."""
+        return self.switches.get(switch, SWITCHES[switch])
+
     def to_dict(self) -> dict:
         """The row as plain data."""
         return asdict(self)

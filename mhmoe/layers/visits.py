@@ -7,7 +7,8 @@ multiples of 16 bytes) each has a piece of its own. On a GPU everything is one p
 
 Why pieces: the hidden layer of a piece (its rows x F) stays in a core's cache between the two
 products, so that for narrow, deep experts this is faster than two products over all rows. Where
-no gradient is wanted all pieces use the same memory for it.
+no gradient is wanted all pieces use the same memory for it, and fewer rows fit best; where one is,
+every piece adds to the gradients of its weights, which more rows make up for.
 
 Why a backward pass by hand: where pieces share weights, autograd would add a zero tensor of all
 experts' size for each of them. Here each gradient is written once, into its place. The rule: a
@@ -143,24 +144,26 @@ def can_group(x: Tensor, width: int) -> bool:
     return whole and x.dtype != torch.float64 and x.device.type in ("cpu", "cuda")
 
 
-def most(x: Tensor, width: int) -> int | None:
-    """Rows of the largest piece for hidden layers of this width; None where all are one piece."""
+def most(x: Tensor, width: int, free: bool) -> int | None:
+    """Rows of the largest piece for hidden layers of this width; None where all are one piece.
+    ``free``: no gradient is wanted."""
     if x.device.type != "cpu":
         return None
-    return min(max(PIECE_BYTES // (width * x.element_size()), FEWEST), MOST)
+    fit = PIECE_BYTES // (width * x.element_size()) if free else MOST
+    return min(max(fit, FEWEST), MOST)
 
 
 def is_one_piece(visits: Visits, x: Tensor, w_in: Tensor) -> bool:
     """Whether autograd does it all, as the head of this file says."""
-    rows = most(x, w_in.shape[2])
+    rows = most(x, w_in.shape[2], free=False)
     small = rows is None or (visits.starts[-1] <= rows and w_in.nbytes < LARGE_WEIGHTS)
     return small and can_group(x, w_in.shape[2])
 
 
-def pieces(visits: Visits, x: Tensor, width: int) -> Iterator[Piece]:
+def pieces(visits: Visits, x: Tensor, width: int, free: bool = False) -> Iterator[Piece]:
     """All visits in order, cut as the head of this file says."""
     starts = visits.starts
-    limit = most(x, width) or starts[-1]
+    limit = most(x, width, free) or starts[-1]
     grouped = can_group(x, width)
     first, experts = 0, len(starts) - 1
     while first < experts:
@@ -212,7 +215,7 @@ def _forward(
     total = x.new_zeros(visits.rows, x.shape[1])
     space = _space(x, gate, w, len(visits.source), kept is not None, free)
     act = IN_PLACE[activation] if free else activation
-    for p in pieces(visits, x, w.w_in.shape[2]):
+    for p in pieces(visits, x, w.w_in.shape[2], free):
         at = slice(p.lo, p.hi)
         where = slice(0, p.hi - p.lo) if free else at
         hidden, gating, out = (None if t is None else t[where] for t in space)
@@ -242,7 +245,7 @@ def _space(
     if not keep and not free:
         return None, None, None
     width = w.w_in.shape[2]
-    rows = R if keep else min(R, most(x, width) or R)
+    rows = R if keep else min(R, most(x, width, free) or R)
     return (
         buffer((rows, width), x),
         None if w.w_gate is None else buffer((rows, width), x),

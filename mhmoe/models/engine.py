@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from mhmoe.layers import METHODS, SWITCHES, TRAINED, Method, MoEConfig, WhatIf, losses, route
+from mhmoe.layers import METHODS, TRAINED, Method, MoEConfig, WhatIf, losses, route
 from mhmoe.layers.moe import traces
 from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.images import DecodedImage
@@ -222,7 +222,7 @@ def under_methods(logits: np.ndarray, top_k: int) -> dict[str, UnderMethod | Non
 
 def _under(method: Method, scores: torch.Tensor, top_k: int) -> UnderMethod | None:
     S, E = scores.shape[1:]
-    own = method.switches.get("top_k", SWITCHES["top_k"])
+    own = method.position("top_k")
     config = MoEConfig(
         d_model=1,
         d_ff=1,

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from mhmoe.layers.losses import demand, importance
+from mhmoe.layers import losses
 from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.patches import random_mask, to_patches
 from mhmoe.models.transformer import Run, Transformer
@@ -172,14 +172,9 @@ class Job:
             for name, loss in layer.losses(routing).items():
                 if weight := self.recipe.loss_weights[name]:
                     total = total + weight * loss
-            demands.append(demand(routing.expert.flatten(0, 1), layer.config.experts).float())
-            importances.append(
-                importance(
-                    routing.expert.flatten(0, 1),
-                    routing.gate.detach().flatten(0, 1),
-                    layer.config.experts,
-                )
-            )
+            sums = losses.sums(routing.as_one(), layer.config)
+            demands.append(sums.demand[0].float())
+            importances.append(sums.importance[0].detach())
         if not math.isfinite(total.item()):
             raise TrainingError(
                 f"The loss became {total.item()} at step {self.step}; stopped. "

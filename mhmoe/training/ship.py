@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mhmoe.layers.losses import demand
+from mhmoe.layers import losses
 from mhmoe.models import checkpoint, metrics
 from mhmoe.models.config import SHIPPED
 from mhmoe.models.device import describe
@@ -171,9 +171,7 @@ class _Counter:
 
     def __call__(self, run: Run) -> None:
         for i, (routing, (_, layer)) in enumerate(zip(run.routing, self.layers, strict=True)):
-            self.totals[i] = (
-                self.totals[i] + demand(routing.expert.flatten(0, 1), layer.config.experts).cpu()
-            )
+            self.totals[i] += losses.sums(routing.as_one(), layer.config).demand[0].cpu()
 
     def loads(self) -> list[dict]:
         """Per MoE layer: its block, largest and smallest share of demand, CV of demand."""

@@ -256,7 +256,7 @@ def masked_cost(text: str, heads: int, experts: int) -> None:
     key = ModelKey("text", heads, experts)
     if key.state == "masked":
         now, full = (
-            runs.text_traces(k, text, (None,))[0].bits_per_byte
+            runs.text_traces(k, text, None)[None].bits_per_byte
             for k in (key, ModelKey("text", heads))
         )
         if now is not None:
@@ -297,8 +297,7 @@ def text_panel(text: str, heads: int, experts: int) -> Routed:
         "text",
         text,
         runs.CAPACITIES,
-        lambda key: runs.text_known(key, text),
-        lambda key, capacities: runs.text_traces(key, text, capacities),
+        lambda key, *capacities: runs.text_traces(key, text, *capacities),
     )
     rows, outcome, rest = _pair(source, heads, experts)
     trace = rows[0].any
@@ -313,8 +312,7 @@ def picture_panel(image, checksum: str, heads: int, experts: int) -> Routed:
         "image",
         checksum,
         runs.PICTURE_CAPACITIES,
-        lambda key: runs.image_known(key, checksum),
-        lambda key, capacities: runs.image_traces(key, checksum, image, capacities),
+        lambda key, *capacities: runs.image_traces(key, checksum, image, *capacities),
     )
     rows, outcome, rest = _pair(source, heads, experts)
     trace = rows[0].any
@@ -325,13 +323,13 @@ def picture_panel(image, checksum: str, heads: int, experts: int) -> Routed:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a panel's traces come from: the family of models, and one input's name."""
+    """Where a panel's traces come from: the family of models, and one input's name. ``traces`` is
+    called with a model and the capacity factors that must be among the answers."""
 
     kind: str
     name: str
     capacities: tuple[float | None, ...]
-    known: Callable[[ModelKey], runs.Outcomes]
-    traces: Callable[[ModelKey, tuple[float | None, ...]], tuple[RoutingTrace, ...]]
+    traces: Callable[..., runs.Outcomes]
 
     @property
     def component(self) -> str:
@@ -346,14 +344,14 @@ def _pair(source: Source, heads: int, experts: int) -> tuple[tuple[Row, Row], in
     name = sha256(repr((keys, source.name)).encode("utf-8", "replace")).hexdigest()[:16]
     every = source.capacities
     whole = asked_for_rest(source.component) == name or all(
-        source.known(key).keys() >= set(every) for key in keys
+        source.traces(key).keys() >= set(every) for key in keys
     )
-    wanted = range(len(every)) if whole else (outcome,)
+    wanted = every if whole else (every[outcome],)
     notes = (t("start.one_head") if heads == 1 else "", "")  # tells two rows of SMoE apart
     rows = []
     for key, note in zip(keys, notes, strict=True):
-        found = dict(zip(wanted, source.traces(key, tuple(every[i] for i in wanted)), strict=True))
-        rows.append(_row(key, tuple(found.get(i) for i in range(len(every))), note))
+        known = source.traces(key, *wanted)
+        rows.append(_row(key, tuple(known[c] if c in wanted else None for c in every), note))
     return tuple(rows), outcome, None if whole else name
 
 

@@ -17,7 +17,7 @@ from mhmoe.analysis import routing
 from mhmoe.figures import plates
 from mhmoe.layers import METHODS, Experts, Method, MoELayer, gates, keep_top_k
 from mhmoe.layers.choice import token_choice
-from mhmoe.layers.losses import switch_loss
+from mhmoe.layers.losses import balance, demand
 from mhmoe.layers.routers import LinearRouter
 from mhmoe.models import engine
 from mhmoe.models.checkpoint import CheckpointError
@@ -96,7 +96,7 @@ class Scene:
 def choose(text: str) -> Scene:
     """Strips of both models: a click chooses model and token; layer and sub-token beside it."""
     rows = tuple(
-        Row(name, runs.text_traces(key, text, (None,)))
+        Row(name, (runs.text_traces(key, text, None)[None],))
         for name, key in zip(NAMES, KEYS, strict=True)
     )
     panels.say_what_was_cut(text, rows[0].any)
@@ -387,7 +387,7 @@ def code_of(step: str) -> str:
         "stack": (arithmetic.contributions, engine.next_without),
         "layer": (MoELayer.run,),
         "experts": (Experts.forward,),
-        "balance": (switch_loss,),
+        "balance": (demand, balance),
         "methods": (token_choice,),
     }
     return "\n\n".join(inspect.getsource(part) for part in parts[step])

@@ -129,10 +129,9 @@ def _image_outcomes(key: ModelKey, checksum: str) -> Outcomes:
     return {}
 
 
-def text_traces(
-    key: ModelKey, text: str, capacities: tuple[float | None, ...]
-) -> tuple[RoutingTrace, ...]:
-    """One trace per capacity factor, with activations; only those not known yet are computed."""
+def text_traces(key: ModelKey, text: str, *capacities: float | None) -> Outcomes:
+    """All traces known of a text, with activations, those of ``capacities`` certainly: what is
+    missing of these is computed."""
     return _completed(
         _text_outcomes(key, text),
         capacities,
@@ -142,8 +141,8 @@ def text_traces(
 
 
 def image_traces(
-    key: ModelKey, checksum: str, image: DecodedImage, capacities: tuple[float | None, ...]
-) -> tuple[RoutingTrace, ...]:
+    key: ModelKey, checksum: str, image: DecodedImage, *capacities: float | None
+) -> Outcomes:
     """As :func:`text_traces`, for a decoded picture named by its checksum."""
     return _completed(
         _image_outcomes(key, checksum),
@@ -153,21 +152,12 @@ def image_traces(
     )
 
 
-def text_known(key: ModelKey, text: str) -> Outcomes:
-    """What :func:`text_traces` would answer without running a model."""
-    return _text_outcomes(key, text)
-
-
-def image_known(key: ModelKey, checksum: str) -> Outcomes:
-    return _image_outcomes(key, checksum)
-
-
 def _completed(
     known: Outcomes,
     capacities: tuple[float | None, ...],
     work: Callable[[torch.device, WhatIf], list[RoutingTrace]],
     key: ModelKey,
-) -> tuple[RoutingTrace, ...]:
+) -> Outcomes:
     if not known.keys() >= set(capacities):
 
         def complete(where: torch.device) -> None:
@@ -176,7 +166,7 @@ def _completed(
                 known.update(zip(missing, work(where, key.what_if(missing)), strict=True))
 
         _run(complete)
-    return tuple(known[c] for c in capacities)
+    return known
 
 
 @st.cache_resource(max_entries=24, show_spinner=False)
@@ -198,14 +188,14 @@ def picture(content: bytes) -> tuple[DecodedImage, str]:
 @st.cache_resource(max_entries=24, show_spinner=False)
 def opened_layer(key: ModelKey, text: str, index: int) -> engine.OpenedLayer:
     """The ``index``-th MoE layer on the input it really had, every expert computed."""
-    trace = text_traces(key, text, (None,))[0]
+    trace = text_traces(key, text, None)[None]
     return _run(lambda d: engine.open_layer(key.load(d), trace, index))
 
 
 @st.cache_resource(max_entries=24, show_spinner=False)
 def under_methods(key: ModelKey, text: str, index: int) -> dict[str, engine.UnderMethod | None]:
     """The scores of the ``index``-th MoE layer under every method of the literature."""
-    layer = text_traces(key, text, (None,))[0].layers[index]
+    layer = text_traces(key, text, None)[None].layers[index]
     return _run(lambda d: engine.under_methods(layer.logits, layer.top_k))
 
 
