@@ -69,7 +69,8 @@ def rooms(
     mask: Tensor | None,
     device: torch.device,
 ) -> Rooms:
-    """The groups of a batch of [B, S] sub-tokens; padding (mask False) needs no place.
+    """The groups of a batch of [B, S] sub-tokens; padding (mask False) needs no place, and experts
+    that are off leave theirs to the others: E counts those that are open.
 
     Raises ValueError for capacity factors that do not fit the batch.
     """
@@ -80,7 +81,7 @@ def rooms(
     if all(factor is None for factor in factors):
         return Rooms((None,) * B)
     if mask is None and config.group == "sequence" and len(factors) == 1:
-        C = _capacity(config, factors[0], top_k, S)
+        C = _capacity(config, what_if, factors[0], top_k, S)
         return Rooms((C,) * B, C)
     if config.group == "batch":
         if len(set(factors)) > 1:
@@ -93,7 +94,7 @@ def rooms(
         per = max(1, -(-S // size))
         piece = torch.arange(S, device=device) // size
         group = torch.arange(B, device=device)[:, None] * per + piece
-    return _shared(group, per, factors, top_k, config, mask)
+    return _shared(group, per, factors, top_k, config, what_if, mask)
 
 
 def _shared(
@@ -102,12 +103,13 @@ def _shared(
     factors: tuple[float | None, ...],
     top_k: int,
     config: MoEConfig,
+    what_if: WhatIf,
     mask: Tensor | None,
 ) -> Rooms:
     """Rooms of ``per`` groups a sequence; a group's capacity follows its real sub-tokens."""
     real = group.flatten() if mask is None else group[mask]
     sizes = torch.bincount(real, minlength=len(factors) * per).tolist()
-    each = [_capacity(config, factors[g // per], top_k, n) for g, n in enumerate(sizes)]
+    each = [_capacity(config, what_if, factors[g // per], top_k, n) for g, n in enumerate(sizes)]
     endless = group.numel() * top_k + 1
     bound = torch.tensor([endless if c is None else c for c in each], device=group.device)
     before = bound.view(-1, per).cumsum(1).flatten() - bound
@@ -116,12 +118,14 @@ def _shared(
     return Rooms(tuple(limits * shared_by), bound[group], group, before[group])
 
 
-def _capacity(config: MoEConfig, factor: float | None, top_k: int, n: int) -> int | None:
+def _capacity(
+    config: MoEConfig, what_if: WhatIf, factor: float | None, top_k: int, n: int
+) -> int | None:
     return capacity(
         factor,
         top_k,
         n,
-        config.experts,
+        max(1, config.experts - len(set(what_if.experts_off))),
         rounding=config.capacity_rounding,
         multiple=config.capacity_multiple,
         minimum=config.capacity_minimum,

@@ -73,6 +73,15 @@ def test_no_bias_and_no_group_brings_back_an_expert_that_is_off():
     assert route(logits, c, off).expert.tolist() == [[[2, 3]]]
 
 
+@pytest.mark.parametrize(("off", "places"), [((), 2), ((1,), 2), ((1, 2), 3), ((0, 1, 2), 6)])
+def test_experts_that_are_off_leave_their_places_to_the_others(off, places):
+    # six sub-tokens, k = 1, factor 1: ceil(6 / 4), 6 / 3, 6 / 2 and 6 / 1 places
+    asked = WhatIf(experts_off=off, capacity_factors=(1.0,))
+    for group in ("sequence", "batch", 6):
+        routing = route(torch.zeros(1, 6, 4), config(top_k=1, group=group), asked)
+        assert routing.capacity == (places,)
+
+
 def test_the_bias_rises_for_the_idle_and_falls_for_the_busy():
     layer = build(config("deepseek-v3", bias_update=0.25))
     before = layer.router.bias.clone()
