@@ -67,6 +67,13 @@ def chunk(request, monkeypatch) -> int:
     return request.param
 
 
+@pytest.fixture(params=[1, 100], ids=["hidden again", "hidden kept"])
+def wide(request, monkeypatch) -> int:
+    """Hidden layers that are all computed again, and all kept, for the backward pass."""
+    monkeypatch.setattr(visits, "WIDE", request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_to_one_choice_at_a_time(kind, dtype, chunk):
@@ -86,7 +93,7 @@ def test_equal_to_one_choice_at_a_time(kind, dtype, chunk):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_equal_autograd_through_the_loop(kind, dtype, chunk):
+def test_gradients_equal_autograd_through_the_loop(kind, dtype, chunk, wide):
     """float32 goes through grouped_mm, float64 through one product per expert."""
     experts = built(KINDS[kind], dtype)
     x, expert, gate = inputs(KINDS[kind], dtype=dtype)
