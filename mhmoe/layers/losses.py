@@ -62,6 +62,8 @@ def balance(mean_E: Tensor, demand_E: Tensor) -> Tensor:
 def variation(total_E: Tensor) -> Tensor:
     """CV^2 = variance / mean^2 (Shazeer 2017, eq. 7 and 11), population variance: between 0 and
     E - 1."""
+    if not total_E.numel():  # no sequence: torch would warn of a variance of nothing
+        return total_E.sum(-1)
     variance, average = torch.var_mean(total_E, -1, unbiased=False)
     return variance / average.square().clamp_min(1e-12)
 
