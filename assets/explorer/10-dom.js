@@ -125,11 +125,13 @@ class Tooltip {
   }
 }
 
-/** Says in data-above and data-below which edges of a scrolled box cut its content off; CSS fades them. */
-function markCuts(box, size, at) {
-  const beyond = box[`scroll${size}`] - box[`client${size}`];
-  put(box, "data-above", beyond > 2 && box[at] > 2);
-  put(box, "data-below", beyond > 2 && box[at] < beyond - 2);
+/**
+ * Says in data-above and data-below which edges of a scrolled box cut its content off; CSS fades them.
+ * `beyond`: by how much the content is larger than the box, `at`: how far it is scrolled, in pixels.
+ */
+function markCuts(box, beyond, at) {
+  put(box, "data-above", beyond > 2 && at > 2);
+  put(box, "data-below", beyond > 2 && at < beyond - 2);
   return beyond > 2;
 }
 

@@ -145,7 +145,7 @@ class Strips {
   showCut(row) {
     const { flow, more, tokens } = row;
     const open = flow.dataset.open === "true";
-    const cut = markCuts(flow, "Height", "scrollTop");
+    const cut = markCuts(flow, flow.scrollHeight - flow.clientHeight, flow.scrollTop);
     more.hidden = !cut && !open;
     if (more.hidden) return;
     const box = flow.getBoundingClientRect();

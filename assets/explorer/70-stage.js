@@ -27,7 +27,8 @@ class Stage {
     this.subtitle = el("span", { class: "subtitle" });
     this.caption = el("span", { class: "subtitle save-only" });
     this.svg = svg("svg", { class: "canvas", role: "group", focusable: "false" });
-    this.scroller = el("div", { class: "scroller", onscroll: () => this.explorer.later("wide", () => this.showCut()) }, this.svg);
+    this.at = 0;
+    this.scroller = el("div", { class: "scroller", onscroll: () => this.explorer.later("wide", () => this.scrolled()) }, this.svg);
     this.playButton = button("play", say("play"), () => this.toggle());
     this.slider = el("input", { type: "range", class: "slider", min: 1, step: 1, "aria-label": say("steps"),
       oninput: () => { this.pause(); this.goTo(Number(this.slider.value) - 1); } });
@@ -107,8 +108,14 @@ class Stage {
     });
   }
 
+  scrolled() {
+    this.at = this.scroller.scrollLeft;
+    this.showCut();
+  }
+
+  /** From what is known: asking the scroller would force a layout at every scrubbed value. */
   showCut() {
-    markCuts(this.scroller, "Width", "scrollLeft");
+    markCuts(this.scroller, this.geometry.width * this.zoom - this.available, this.at);
   }
 
   frame(stage, say) {

@@ -137,6 +137,36 @@ def test_stepping_and_scrubbing_send_nothing_and_show_the_rerun(server, visit):
     assert page.evaluate("window.sent") == 0
 
 
+#: Counts what a script reads that makes the browser lay the page out at once.
+COUNT_LAYOUTS = """() => {
+  window.layouts = [];
+  for (const name of ["scrollWidth", "scrollHeight", "scrollLeft", "scrollTop", "clientWidth", "clientHeight"]) {
+    const { get, set } = Object.getOwnPropertyDescriptor(Element.prototype, name);
+    Object.defineProperty(Element.prototype, name,
+      { get() { window.layouts.push(name); return get.call(this); }, set, configurable: true });
+  }
+  const box = Element.prototype.getBoundingClientRect;
+  Element.prototype.getBoundingClientRect = function () { window.layouts.push("box"); return box.call(this); };
+}"""  # noqa: E501
+
+
+def test_a_scrubbed_value_forces_no_layout(server, visit):
+    page = opened(visit, server)
+    slider = page.locator(".st-key-explorer-text .capacity input[type=range]")
+    expect(slider).to_be_enabled()
+    settle(page)
+    page.evaluate(COUNT_LAYOUTS)
+    for value in (0, 3, 6):
+        slider.evaluate(
+            "(e, v) => { e.value = v; e.dispatchEvent(new Event('input', {bubbles: true})); "
+            "return new Promise((done) => requestAnimationFrame(() => setTimeout(done))) }",
+            value,
+        )
+    layer = trace_of("text-mhmoe", words("en", "start.sentence"), CAPACITIES[6]).layers[1]
+    assert chips(page, 0) == layer.expert[:, 0].tolist()
+    assert page.evaluate("window.layouts") == []
+
+
 def test_a_shared_view_opens_at_the_same_token(server, visit):
     first = opened(visit, server)
     first.locator(".st-key-explorer-text .row[data-model='0'] .token[data-token='5']").click()
