@@ -10,7 +10,7 @@ from math import comb
 
 import numpy as np
 
-from mhmoe.analysis import balance
+from mhmoe.analysis import balance, diversity
 from mhmoe.trace import LayerTrace, RoutingTrace
 
 #: Scores at or below this belong to experts that were switched off.
@@ -39,10 +39,7 @@ def first_probability(layer: LayerTrace) -> float:
 
 def distinct_experts(layer: LayerTrace) -> np.ndarray:
     """[T] different experts that a token's H sub-tokens chose, over all K choices."""
-    chosen = layer.expert.reshape(-1, layer.heads * layer.top_k)
-    hit = np.zeros((len(chosen), layer.experts + 1), bool)
-    np.put_along_axis(hit, np.where(chosen < 0, layer.experts, chosen), True, axis=1)
-    return hit[:, :-1].sum(1)
+    return diversity.distinct(diversity.per_token(layer.expert, layer.heads, layer.experts))
 
 
 def distinct_chance(experts: int, top_k: int, heads: int) -> float:
