@@ -17,18 +17,19 @@ THRESHOLDS = np.linspace(0, 2, 21)
 def shares(count_E: np.ndarray) -> np.ndarray:
     """[..., E] each expert's part of all choices; zeros where nothing was chosen."""
     count_E = np.asarray(count_E, float)
-    return count_E / np.maximum(count_E.sum(-1, keepdims=True), 1e-300)
+    return count_E / np.maximum(np.einsum("...e->...", count_E), 1e-300)[..., None]
 
 
 def entropy(count_E: np.ndarray) -> np.ndarray:
     """[...] nats of the shares: ln E when balanced, 0 when one expert has it all."""
     share = shares(count_E)
-    return -(share * np.log(np.where(share > 0, share, 1))).sum(-1)
+    # a product of rows: many times faster than a sum over few experts
+    return -np.einsum("...e,...e->...", share, np.log(np.where(share > 0, share, 1)))
 
 
 def effective(count_E: np.ndarray) -> np.ndarray:
     """[...] exp(entropy): as many evenly used experts have this entropy; 0 without choices."""
-    return np.where(np.asarray(count_E).sum(-1) > 0, np.exp(entropy(count_E)), 0.0)
+    return np.where(np.einsum("...e->...", count_E) > 0, np.exp(entropy(count_E)), 0.0)
 
 
 def variation(count_E: np.ndarray) -> np.ndarray:

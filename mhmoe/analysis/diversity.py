@@ -40,7 +40,7 @@ def gate_per_token(
 
 def distinct(count_RE: np.ndarray) -> np.ndarray:
     """[R] different experts that a token's sub-tokens chose, over all K choices."""
-    return (count_RE > 0).sum(-1)
+    return np.count_nonzero(count_RE, axis=-1)
 
 
 def effective(gate_RE: np.ndarray) -> np.ndarray:
@@ -53,7 +53,8 @@ def agreement(count_RE: np.ndarray, heads: int, top_k: int) -> np.ndarray:
     over all pairs of heads. Uniform chance is K / E."""
     if heads < 2:
         raise ValueError(f"agreement needs at least two heads, not {heads}")
-    return (count_RE * (count_RE - 1)).sum(-1) / (heads * (heads - 1) * top_k)
+    same = np.einsum("re,re->r", count_RE, count_RE - 1)  # ordered pairs of heads, per expert
+    return same / (heads * (heads - 1) * top_k)
 
 
 def dealt_anew(sub_tokens: int, heads: int, null: str, rng: np.random.Generator) -> np.ndarray:

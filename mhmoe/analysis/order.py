@@ -5,6 +5,8 @@ expert [N, T, H, K]: N windows of T tokens of H sub-tokens, K different experts 
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 
 # ------------------------------------------------------------------------ neighbours
@@ -16,7 +18,9 @@ def repeated(expert_NTHK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ``mhmoe.analysis.routing.repetition_chance``."""
     before, after = expert_NTHK[:, :-1], expert_NTHK[:, 1:]
     first = (before[..., 0] == after[..., 0]).mean((1, 2))
-    shared = (before[..., :, None] == after[..., None, :]).any((-1, -2))
+    shared = np.zeros(before.shape[:3], bool)
+    for i, j in product(range(before.shape[3]), repeat=2):
+        shared |= before[..., i] == after[..., j]
     return first, shared.mean((1, 2))
 
 
@@ -48,12 +52,21 @@ def coactivation(expert_SK: np.ndarray, experts: int) -> np.ndarray:
     """[E, E] N_ij / N_i: of the sub-tokens that chose i, the share that chose j too (OLMoE, arXiv
     2409.02060, eq. 6); 0 on the diagonal and for an expert that nobody chose. Chance is
     (K-1) / (E-1). All pairs of a sub-token's K choices count."""
+    return of_first(together(expert_SK, experts))
+
+
+def together(expert_SK: np.ndarray, experts: int) -> np.ndarray:
+    """[E, E] sub-tokens that chose both experts; those that chose one on the diagonal."""
     chosen = np.zeros((len(expert_SK), experts))
     np.put_along_axis(chosen, expert_SK, 1.0, axis=1)
-    both = chosen.T @ chosen
-    alone = np.diag(both).copy()
-    np.fill_diagonal(both, 0)
-    return both / np.maximum(alone, 1)[:, None]
+    return chosen.T @ chosen
+
+
+def of_first(both_EE: np.ndarray) -> np.ndarray:
+    """[..., E, E] counts of ``together`` as shares of the first expert's, 0 on the diagonal."""
+    alone = np.diagonal(both_EE, axis1=-2, axis2=-1)
+    apart = both_EE * (1 - np.eye(both_EE.shape[-1]))
+    return apart / np.maximum(alone, 1)[..., None]
 
 
 def unpaired(expert_SK: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -87,11 +100,11 @@ def _swap(
 # ------------------------------------------------------------------------ two times
 
 
-def overlap(before_SK: np.ndarray, after_SK: np.ndarray) -> float:
-    """Share of the K experts of a sub-token that are the same at two times, mean over sub-tokens
-    (OLMoE's router saturation, eq. 5, if ``after`` is the final model). Uniform chance is K / E."""
+def overlap(before_SK: np.ndarray, after_SK: np.ndarray) -> np.ndarray:
+    """[S] share of the K experts of each sub-token that are the same at two times (OLMoE's router
+    saturation, eq. 5, if ``after`` is the final model). Uniform chance is K / E."""
     same = before_SK[:, :, None] == after_SK[:, None, :]
-    return float(same.any(-1).mean())
+    return same.any(-1).mean(1)
 
 
 def overlap_chance(before_SK: np.ndarray, after_SK: np.ndarray, experts: int) -> float:
