@@ -173,6 +173,12 @@ def _measure_options(measure: argparse.ArgumentParser) -> None:
         "--runs", metavar="DIR", type=Path, help="measure the finished runs in this folder instead"
     )
     measure.add_argument(
+        "--treebanks",
+        metavar="D",
+        type=Path,
+        help="also measure word classes, on <language>.conllu[.gz] in this folder",
+    )
+    measure.add_argument(
         "--out",
         metavar="FILE",
         type=Path,
@@ -465,7 +471,10 @@ def run_measuring(args: argparse.Namespace) -> None:
         content = results.load(args.out)
         for subject in measure.subjects(args.names, args.runs):
             text = measure.held_out(args.text_dir, subject.config)
-            entry = measure.measure(subject, text, device, say=lambda s: print(s, flush=True))
+            words = args.treebanks and measure.labelled(args.treebanks, subject.config)
+            entry = measure.measure(
+                subject, text, device, say=lambda s: print(s, flush=True), words=words
+            )
             content = results.merged(content, {subject.name: entry})
             results.save(content, args.out)  # after each: a stopped command keeps what it has
             mine = [row for row in content["findings"] if subject.name in row["models"]]

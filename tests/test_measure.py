@@ -14,13 +14,13 @@ from tiny import TEXT, TINY
 from mhmoe import cli
 from mhmoe.analysis import findings, report, results
 from mhmoe.layers import MoEConfig, WhatIf
-from mhmoe.models import engine, metrics
+from mhmoe.models import checkpoint, engine, metrics, tokenizer
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Transformer
-from mhmoe.training import measure
+from mhmoe.training import measure, treebanks
 from mhmoe.training.loop import Job
 from mhmoe.training.recipe import Recipe
-from mhmoe.training.text import LANGUAGES, Corpus
+from mhmoe.training.text import LANGUAGES, Corpus, CorpusError
 
 
 @pytest.fixture(autouse=True)
@@ -397,3 +397,73 @@ def test_information_has_an_interval_around_it(subject, held):
     for r in report.opened(layers, held.language):
         found = report.of_windows(r, LANGUAGES)
         assert found["interval"][0] <= found["bits"] <= found["interval"][1]
+
+
+# ---------------------------------------------------------------------------- treebanks
+
+SENTENCE = (
+    "# text = L'ora della cena.\n"
+    "1\tL'\til\tDET\t_\t_\t2\tdet\t_\tSpaceAfter=No\n"
+    "2\tora\tora\tNOUN\t_\t_\t0\troot\t_\t_\n"
+    "3-4\tdella\t_\t_\t_\t_\t_\t_\t_\t_\n"
+    "3\tdi\tdi\tADP\t_\t_\t5\tcase\t_\t_\n"
+    "4\tla\til\tDET\t_\t_\t5\tdet\t_\t_\n"
+    "5\tcena\tcena\tNOUN\t_\t_\t2\tnmod\t_\tSpaceAfter=No\n"
+    "6\t.\t.\tPUNCT\t_\t_\t2\tpunct\t_\t_\n"
+    "\n"
+)
+
+
+@pytest.fixture
+def trees(tmp_path):
+    folder = tmp_path / "trees"
+    folder.mkdir()
+    for language in LANGUAGES:
+        name = "zh_hans" if language == "zh" else language
+        (folder / f"{name}.conllu").write_text(SENTENCE * 20, "utf-8")
+    return folder
+
+
+def test_surface_tokens_and_their_classes_are_read(trees):
+    first, *rest = treebanks.sentences(trees / "it.conllu")
+    assert len(rest) == 19
+    noun, mark = treebanks.CLASSES.index("NOUN"), treebanks.CLASSES.index("PUNCT")
+    assert [form for form, _, _ in first] == ["L'", "ora", "della", "cena", "."]
+    assert [label for _, label, _ in first][1:] == [noun, -1, noun, mark]
+    assert [space for _, _, space in first] == [False, True, True, False, True]
+
+
+def test_every_token_has_the_class_of_its_word(trees):
+    bpe = checkpoint.load_tokenizer()
+    sentence = next(treebanks.sentences(trees / "it.conllu"))
+    ids, labels = treebanks.labelled(sentence, bpe)
+    assert bpe.decode(ids) == "L'ora della cena. \n"
+    told: dict[int, str] = {}
+    for i, label in zip(ids, labels, strict=True):
+        told[label] = told.get(label, "") + tokenizer.spell(bpe, i)
+    noun, mark = treebanks.CLASSES.index("NOUN"), treebanks.CLASSES.index("PUNCT")
+    assert told[noun] == "ora cena"
+    assert told[mark] == "."
+    assert told[treebanks.CLASSES.index("DET")] == "L'"
+    assert told[-1].split() == ["della"]
+
+
+def test_treebanks_add_word_classes_and_a_finding(trees, tmp_path, text_dir, capsys):
+    path = tmp_path / "r.json"
+    asked = ["measure", "text-smoe", "--text-dir", text_dir, "--treebanks", trees, "--out", path]
+    assert cli.main([str(part) for part in asked]) == 0
+    content = results.load(path)
+    entry = content["models"]["text-smoe"]
+    assert set(entry["word_class"][0]["choices"]) == set(treebanks.CLASSES)
+    assert entry["treebanks"]["windows"] == 18
+    assert entry["command"].endswith("--text-dir TEXT --treebanks TREEBANKS")
+    assert "no-split-word-class" in {row["key"] for row in content["findings"]}
+    (trees / "fr.conllu").unlink()
+    assert cli.main([str(part) for part in asked]) == 1
+    assert "has no fr.conllu" in capsys.readouterr().err
+
+
+def test_a_broken_treebank_is_one_sentence(trees):
+    (trees / "it.conllu").write_text("x\tL'\til\tDET\t_\t_\t2\tdet\t_\t_\n")
+    with pytest.raises(CorpusError, match=r"it\.conllu cannot be read as CoNLL-U"):
+        list(treebanks.sentences(trees / "it.conllu"))

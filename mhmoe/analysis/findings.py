@@ -96,6 +96,8 @@ def _of_one(one: dict[str, dict]) -> Iterator[dict]:
     yield from ([_unused(one)] if sparse else [_diverse(one)])
     yield _no_split(one, "language", "Experts of a multilingual model do not split by language")
     yield _no_split(one, "token_class", "Experts of a decoder do not specialise in kinds of tokens")
+    if "word_class" in entry:
+        yield _no_split(one, "word_class", "Experts of a decoder do not specialise in word classes")
     yield from _repeats(one)
     if "coactivation" in entry:
         yield _pairs_up(one)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from mhmoe.analysis import nulls, report
 from mhmoe.layers import TRAINED, WhatIf
@@ -27,6 +28,7 @@ from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Run, Transformer
 from mhmoe.trace import TOKEN_CHOICE, LayerTrace
+from mhmoe.training import treebanks
 from mhmoe.training.text import LANGUAGES, TextData
 
 WINDOWS = 32  #: windows of each language
@@ -71,7 +73,7 @@ class Subject:
 
     @property
     def command(self) -> str:
-        """What measures it again; TEXT and RUNS stand for the reader's own folders."""
+        """What measures it again; TEXT, RUNS stand for the reader's own folders."""
         runs = " --runs RUNS" if "steps" in self.facts else ""
         return f"python -m mhmoe measure {self.name}{runs} --text-dir TEXT"
 
@@ -155,12 +157,14 @@ def finished(runs: Path) -> list[Subject]:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """windows, kind [N, T] token ids and their classes; language [N]; sizes [vocabulary] bytes."""
+    """windows, kind [N, T] token ids and their classes, indices into ``classes``, -1 for none;
+    language [N]; sizes [vocabulary] bytes."""
 
     windows: np.ndarray
     language: np.ndarray
     kind: np.ndarray
     sizes: np.ndarray
+    classes: tuple[str, ...] = CLASSES
 
     def part(self, per_language: int) -> np.ndarray:
         """Indices of the first windows of each language."""
@@ -181,12 +185,7 @@ class HeldOut:
 
 def held_out(text_dir: Path, config: ModelConfig) -> HeldOut:
     """As many windows of every language, at most ``WINDOWS``. Raises MeasureError, CorpusError."""
-    bpe = checkpoint.load_tokenizer()
-    if (found := bpe.get_vocab_size()) != config.vocabulary:
-        raise MeasureError(
-            f"The tokenizer in {checkpoint.folder()} has {found} tokens, the model "
-            f"{config.vocabulary}; set MHMOE_MODELS to the folder with the model's own."
-        )
+    bpe = tokenizer_of(config)
     data = TextData(text_dir, "dev", bpe, config.context)
     every = [corpus.apart(config.context) for corpus in data.corpora]
     count = min(WINDOWS, *(len(windows) for windows in every))
@@ -198,6 +197,26 @@ def held_out(text_dir: Path, config: ModelConfig) -> HeldOut:
         kind=kinds[windows],
         sizes=tokenizer.byte_sizes(bpe),
     )
+
+
+def labelled(folder: Path, config: ModelConfig) -> HeldOut:
+    """Treebanks in the same way; the classes are those of words. Raises MeasureError,
+    CorpusError."""
+    bpe = tokenizer_of(config)
+    windows, labels, language = treebanks.windows(folder, bpe, config.context, WINDOWS)
+    sizes = tokenizer.byte_sizes(bpe)
+    return HeldOut(windows, language, labels, sizes, treebanks.CLASSES)
+
+
+def tokenizer_of(config: ModelConfig) -> Tokenizer:
+    """The tokenizer of the models' folder, if it is the model's own. Raises MeasureError."""
+    bpe = checkpoint.load_tokenizer()
+    if (found := bpe.get_vocab_size()) != config.vocabulary:
+        raise MeasureError(
+            f"The tokenizer in {checkpoint.folder()} has {found} tokens, the model "
+            f"{config.vocabulary}; set MHMOE_MODELS to the folder with the model's own."
+        )
+    return bpe
 
 
 def token_class(text: str) -> int:
@@ -266,8 +285,10 @@ def measure(
     text: HeldOut,
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = lambda sentence: None,
+    words: HeldOut | None = None,
 ) -> dict:
-    """Everything about one model. Raises MeasureError."""
+    """Everything about one model; ``words``: treebanks, for the classes of words. Raises
+    MeasureError."""
     model = subject.model(device=device)
     say(f"{subject.name}: {text.windows.size:,} tokens of {len(LANGUAGES)} languages")
     nats, layers = routed(model, text.windows)
@@ -286,7 +307,16 @@ def measure(
     if layers[0].heads > 1:
         entry["diversity"] = [report.diverse(r) for r in opened]
     entry["language"] = [report.of_windows(r, LANGUAGES) for r in opened]
-    entry["token_class"] = [report.of_tokens(r, text.kind, CLASSES) for r in opened]
+    entry["token_class"] = [report.of_tokens(r, text.kind, text.classes) for r in opened]
+    if words:
+        say(f"{subject.name}: word classes of {words.windows.size:,} tokens of treebanks")
+        _, others = routed(model, words.windows)
+        entry["word_class"] = [
+            report.of_tokens(r, words.kind, words.classes)
+            for r in report.opened(others, words.language)
+        ]
+        entry["treebanks"] = words.facts
+        entry["command"] += " --treebanks TREEBANKS"
     entry["repetition"] = [report.repetition(r) for r in opened]
     if layers[0].top_k > 1:
         entry["coactivation"] = [report.pairs(r) for r in opened]
