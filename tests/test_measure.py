@@ -205,6 +205,24 @@ def test_snapshots_of_the_end_are_saturated(tmp_path, text_dir, held):
         assert layer[0]["changed_next"] == 0
 
 
+def test_a_run_is_compared_with_its_other_seeds(tmp_path, text_dir, held):
+    for seed in (1, 2):
+        run_of("text-mhmoe", tmp_path, text_dir, seed=seed)
+    run_of("text-smoe", tmp_path, text_dir, seed=2)
+    first, second, alone = (
+        measure.subjects([name], tmp_path)[0]
+        for name in ("text-mhmoe-1", "text-mhmoe-2", "text-smoe-2")
+    )
+    assert [s.name for s in first.seeds] == ["text-mhmoe-2"]
+    assert [s.name for s in second.seeds] == ["text-mhmoe-1"]
+    assert alone.seeds == ()
+    (rows,) = measure.other_seeds(first, held)["runs"].values()
+    assert len(rows) == 2
+    assert all(0 < row["value"] < 0.9 for row in rows)
+    (same,) = measure.other_seeds(replace(first, seeds=(first,)), held)["runs"].values()
+    assert [row["value"] for row in same] == pytest.approx([1, 1])
+
+
 def test_unfinished_runs_are_left_out_and_unknown_names_are_answered(tmp_path, text_dir):
     run_of("text-smoe", tmp_path, text_dir)
     run_of("text-smoe", tmp_path, text_dir, seed=2)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mhmoe.analysis import balance, diversity, nulls, order, routing, specialisation
+from mhmoe.analysis import balance, diversity, matching, nulls, order, routing, specialisation
 from mhmoe.trace import LayerTrace
 
 SEED = 0
@@ -234,6 +234,19 @@ def over_time(steps: Sequence[int], choices: Sequence[np.ndarray], r: Routed) ->
         }
         for step, now, after in zip(steps, choices, later, strict=True)
     ]
+
+
+# ------------------------------------------------------------------------ other seeds
+
+
+def alike(r: Routed, other: Routed) -> dict:
+    """Two seeds' experts of one layer, matched; chance: the tokens of one run dealt out anew."""
+    first, second = (one.hits.reshape(-1, one.layer.experts) for one in (r, other))
+    value = matching.consistency(first, second)
+    return {
+        "value": value,
+        "test": _test(value, matching.by_chance(first, second, SHUFFLES, SEED)),
+    }
 
 
 def _recentred(draws: np.ndarray, value: float) -> tuple[float, float]:

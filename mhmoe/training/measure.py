@@ -11,7 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,7 @@ class Subject:
 
     weights    the file whose float16 values are measured
     snapshots  (step, file) of earlier weights of the same run
+    seeds      finished runs of the same recipe with other seeds
     facts      what the results file says of it: recipe, seed, steps
     """
 
@@ -70,6 +71,7 @@ class Subject:
     weights: Path
     facts: dict
     snapshots: tuple[tuple[int, Path], ...] = ()
+    seeds: tuple[Subject, ...] = ()
 
     @property
     def command(self) -> str:
@@ -127,7 +129,7 @@ def shipped() -> list[Subject]:
 
 
 def finished(runs: Path) -> list[Subject]:
-    """The runs of text models in a folder that have come to their end."""
+    """The runs of text models in a folder that have come to their end. Raises MeasureError."""
     found = []
     for path in sorted(runs.glob("*/last/state.json")):
         try:
@@ -136,6 +138,8 @@ def finished(runs: Path) -> list[Subject]:
             if recipe["data"] != "text" or state["step"] < recipe["steps"]:
                 continue
             config = ModelConfig.from_dict(recipe["model"])
+        except FileNotFoundError:  # a run that is just being saved, so it has not come to its end
+            continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MeasureError(f"The state {path} cannot be read: {error}") from None
         folder = path.parents[1]
@@ -149,7 +153,14 @@ def finished(runs: Path) -> list[Subject]:
                 tuple((int(one.stem), one) for one in saved),
             )
         )
-    return found
+    return [
+        replace(s, seeds=tuple(o for o in found if o is not s and _same_recipe(s, o)))
+        for s in found
+    ]
+
+
+def _same_recipe(a: Subject, b: Subject) -> bool:
+    return a.facts["recipe"] == b.facts["recipe"] and a.config == b.config
 
 
 # ------------------------------------------------------------------------ text
@@ -323,6 +334,9 @@ def measure(
     if subject.snapshots:
         say(f"{subject.name}: {len(subject.snapshots)} snapshots")
         entry["over_time"] = over_time(subject, text, device)
+    if subject.seeds:
+        say(f"{subject.name}: against {len(subject.seeds)} other seeds")
+        entry["other_seeds"] = other_seeds(subject, text, device)
     say(f"{subject.name}: every expert removed, and {len(FACTORS)} capacities")
     entry["removal"] = removal(model, text)
     entry["capacity"] = capacity(model, text)
@@ -389,6 +403,24 @@ def over_time(subject: Subject, text: HeldOut, device: torch.device | str = "cpu
             report.over_time(steps, [layers[i].expert for layers in earlier], r)
             for i, r in enumerate(report.opened(final, text.language[rows]))
         ],
+    }
+
+
+def other_seeds(subject: Subject, text: HeldOut, device: torch.device | str = "cpu") -> dict:
+    """How alike this run and each other seed divide the text, on a part of the windows."""
+    rows = text.part(FEW)
+    windows = text.windows[rows]
+
+    def layers(one: Subject) -> list[report.Routed]:
+        return report.opened(routed(one.model(device=device), windows)[1], text.language[rows])
+
+    mine = layers(subject)
+    return {
+        "tokens": int(windows.size),
+        "runs": {
+            other.name: [report.alike(r, s) for r, s in zip(mine, layers(other), strict=True)]
+            for other in subject.seeds
+        },
     }
 
 
