@@ -179,6 +179,12 @@ def _measure_options(measure: argparse.ArgumentParser) -> None:
         help="also measure word classes, on <language>.conllu[.gz] in this folder",
     )
     measure.add_argument(
+        "--words",
+        metavar="D",
+        type=Path,
+        help="also measure words of two meanings, by the lists in this folder",
+    )
+    measure.add_argument(
         "--out",
         metavar="FILE",
         type=Path,
@@ -473,7 +479,12 @@ def run_measuring(args: argparse.Namespace) -> None:
             text = measure.held_out(args.text_dir, subject.config)
             words = args.treebanks and measure.labelled(args.treebanks, subject.config)
             entry = measure.measure(
-                subject, text, device, say=lambda s: print(s, flush=True), words=words
+                subject,
+                text,
+                device,
+                say=lambda s: print(s, flush=True),
+                words=words,
+                lists=args.words,
             )
             content = results.merged(content, {subject.name: entry})
             results.save(content, args.out)  # after each: a stopped command keeps what it has

@@ -17,7 +17,7 @@ from mhmoe.layers import MoEConfig, WhatIf
 from mhmoe.models import checkpoint, engine, metrics, tokenizer
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Transformer
-from mhmoe.training import measure, treebanks
+from mhmoe.training import measure, treebanks, wordlists
 from mhmoe.training.loop import Job
 from mhmoe.training.recipe import Recipe
 from mhmoe.training.text import LANGUAGES, Corpus, CorpusError
@@ -485,3 +485,57 @@ def test_a_broken_treebank_is_one_sentence(trees):
     (trees / "it.conllu").write_text("x\tL'\til\tDET\t_\t_\t2\tdet\t_\t_\n")
     with pytest.raises(CorpusError, match=r"it\.conllu cannot be read as CoNLL-U"):
         list(treebanks.sentences(trees / "it.conllu"))
+
+
+# ---------------------------------------------------------------------------- words
+
+LISTS = {
+    "same_spelling_pairs.tsv": "class\tform\tlang_a\tlang_b\n"
+    "false_friend\tder\ten\tde\ncognate\tpark\ten\tde\n",
+    "en_sense_counts.tsv": "lemma\tsenses\nover\t9\nfox\t5\nthe\t1\nby\t2\ndog\t3\n",
+}
+
+
+@pytest.fixture
+def lists(tmp_path):
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    for name, text in LISTS.items():
+        (folder / name).write_text(text, "utf-8")
+    return folder
+
+
+def test_word_lists_are_read(lists):
+    false, listed = wordlists.same_spelling(lists)
+    assert false == {("en", "der"), ("de", "der")}
+    assert listed - false == {("en", "park"), ("de", "park")}
+    assert wordlists.by_senses(lists) == ({"over", "fox"}, {"the", "by"})
+    (lists / "en_sense_counts.tsv").write_text("word\tsenses\na\t1\n")
+    with pytest.raises(CorpusError, match="lacks the columns lemma"):
+        wordlists.by_senses(lists)
+
+
+def test_words_of_a_window_are_whole(held):
+    bpe = checkpoint.load_tokenizer()
+    ids = bpe.encode("\n12 The fox, don't jumps").ids
+    kinds = [measure.token_class(tokenizer.spell(bpe, i)) for i in ids]
+    text = replace(held, windows=np.array([ids]), kind=np.array([kinds]), language=np.array([1]))
+    found = list(measure.occurrences(text))
+    assert [form for _, form, _ in found] == ["the", "fox", "don", "t"]  # jumps may be cut
+    for _, form, at in found:
+        assert bpe.decode([ids[i] for i in at]).strip().lower() == form
+
+
+def test_words_of_two_meanings_become_findings(lists, tmp_path, text_dir, capsys):
+    path = tmp_path / "r.json"
+    asked = ["measure", "text-mhmoe", "--text-dir", text_dir, "--words", lists, "--out", path]
+    assert cli.main([str(part) for part in asked]) == 0
+    content = results.load(path)
+    rows = {row["key"]: row for row in content["findings"]}
+    meanings = content["models"]["text-mhmoe"]["meanings"]
+    for name in ("false_friends", "polysemous"):
+        row = rows[f"meanings-{name.replace('_', '-')}"]
+        assert (row["verdict"] == findings.NOT_TESTABLE) == (meanings[name] is None)
+    (lists / "same_spelling_pairs.tsv").unlink()
+    assert cli.main([str(part) for part in asked]) == 1
+    assert "has no same_spelling_pairs.tsv" in capsys.readouterr().err

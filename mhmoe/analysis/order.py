@@ -50,7 +50,7 @@ def repeated_shuffled(
 
 def coactivation(expert_SK: np.ndarray, experts: int) -> np.ndarray:
     """[E, E] N_ij / N_i: of the sub-tokens that chose i, the share that chose j too (OLMoE, arXiv
-    2409.02060, eq. 6); 0 on the diagonal and for an expert that nobody chose. Chance is
+    2409.02060); 0 on the diagonal and for an expert that nobody chose. Chance is
     (K-1) / (E-1). All pairs of a sub-token's K choices count."""
     return of_first(together(expert_SK, experts))
 
@@ -102,7 +102,7 @@ def _swap(
 
 def overlap(before_SK: np.ndarray, after_SK: np.ndarray) -> np.ndarray:
     """[S] share of the K experts of each sub-token that are the same at two times (OLMoE's router
-    saturation, eq. 5, if ``after`` is the final model). Uniform chance is K / E."""
+    saturation if ``after`` is the final model). Uniform chance is K / E."""
     same = before_SK[:, :, None] == after_SK[:, None, :]
     return same.any(-1).mean(1)
 
@@ -118,5 +118,6 @@ def overlap_chance(before_SK: np.ndarray, after_SK: np.ndarray, experts: int) ->
 
 
 def changed(before_SK: np.ndarray, after_SK: np.ndarray) -> float:
-    """Share of sub-tokens with another first choice (routing fluctuation, StableMoE)."""
+    """Share of sub-tokens with another first choice (routing fluctuation, X-MoE, arXiv
+    2204.09179)."""
     return float((before_SK[:, 0] != after_SK[:, 0]).mean())

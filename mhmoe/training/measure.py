@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from mhmoe.analysis import nulls, report
+from mhmoe.analysis import nulls, report, routing
+from mhmoe.analysis import words as meanings
 from mhmoe.layers import TRAINED, WhatIf
 from mhmoe.layers.moe import traces
 from mhmoe.layers.routers import Routing
@@ -28,7 +29,7 @@ from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Run, Transformer
 from mhmoe.trace import TOKEN_CHOICE, LayerTrace
-from mhmoe.training import treebanks
+from mhmoe.training import treebanks, wordlists
 from mhmoe.training.text import LANGUAGES, TextData
 
 WINDOWS = 32  #: windows of each language
@@ -276,8 +277,8 @@ def routed(model: Transformer, windows: np.ndarray) -> tuple[np.ndarray, list[La
     kept: list[list[Routing]] = [[] for _ in model.moe_layers]
 
     def watch(run: Run) -> None:
-        for those, routing in zip(kept, run.routing, strict=True):
-            those.append(routing.on_host())
+        for those, one in zip(kept, run.routing, strict=True):
+            those.append(one.on_host())
 
     nats = window_nats(model, windows, watch=watch)
     every = [Routing.joined(those).as_one() for those in kept]
@@ -297,9 +298,10 @@ def measure(
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = lambda sentence: None,
     words: HeldOut | None = None,
+    lists: Path | None = None,
 ) -> dict:
-    """Everything about one model; ``words``: treebanks, for the classes of words. Raises
-    MeasureError."""
+    """Everything about one model; ``words``: treebanks, for the classes of words; ``lists``: the
+    folder of ``mhmoe.training.wordlists``. Raises MeasureError, CorpusError."""
     model = subject.model(device=device)
     say(f"{subject.name}: {text.windows.size:,} tokens of {len(LANGUAGES)} languages")
     nats, layers = routed(model, text.windows)
@@ -317,6 +319,9 @@ def measure(
     entry["activation"] = report.activation(opened)
     if layers[0].heads > 1:
         entry["diversity"] = [report.diverse(r) for r in opened]
+        if lists:
+            entry["meanings"] = two_meanings(layers, text, lists)
+            entry["command"] += " --words WORDS"
     entry["language"] = [report.of_windows(r, LANGUAGES) for r in opened]
     entry["token_class"] = [report.of_tokens(r, text.kind, text.classes) for r in opened]
     if words:
@@ -424,6 +429,45 @@ def other_seeds(subject: Subject, text: HeldOut, device: torch.device | str = "c
     }
 
 
+def two_meanings(layers: Sequence[LayerTrace], text: HeldOut, folder: Path) -> dict:
+    """Distinct experts per token, mean of layers, of false friends and of polysemous English words,
+    each against words as frequent; None where there is nothing to compare."""
+    value = np.mean([routing.distinct_experts(layer) for layer in layers], axis=0)
+    found = meanings.types(occurrences(text), value)
+    keys = list(zip((LANGUAGES[i] for i in found.language), found.form, strict=True))
+    false, listed = wordlists.same_spelling(folder)
+    many, few = wordlists.by_senses(folder)
+    known = {language for language, _ in listed}
+    kinds = {
+        "false_friends": [
+            1 if key in false else 0 if key[0] in known and key not in listed else -1
+            for key in keys
+        ],
+        "polysemous": [
+            -1 if key[0] != "en" else 1 if key[1] in many else 0 if key[1] in few else -1
+            for key in keys
+        ],
+    }
+    return {name: meanings.compared_kinds(found, np.array(kind)) for name, kind in kinds.items()}
+
+
+def occurrences(text: HeldOut) -> Iterator[tuple[int, str, list[int]]]:
+    """Language, form in small letters and token indices of every word of letters in ``text``. A
+    window's last word may be cut, and is left out."""
+    bpe = checkpoint.load_tokenizer()
+    begin, rest = CLASSES.index("start of word"), CLASSES.index("rest of word")
+    size = text.windows.shape[1]
+    for n, (ids, kinds) in enumerate(zip(text.windows, text.kind, strict=True)):
+        word: list[int] = []
+        for t, kind in enumerate(kinds):
+            if word and kind != rest:
+                form = "".join(tokenizer.spell(bpe, int(ids[i])) for i in word)
+                yield int(text.language[n]), form.strip().lower(), [n * size + i for i in word]
+                word = []
+            if kind in (begin, rest):
+                word.append(t)
+
+
 def removal(model: Transformer, text: HeldOut) -> dict:
     """Bits per byte more when one expert of one layer is off; its sub-tokens go to their next.
     Models with more than ``REMOVALS`` experts in all layers get fewer windows."""
@@ -459,8 +503,8 @@ def capacity(model: Transformer, text: HeldOut) -> dict:
         turned: list[tuple[int, int]] = []
 
         def watch(run: Run, turned: list = turned) -> None:
-            for routing in run.routing:
-                turned.append((int((routing.taken < 0).sum()), routing.taken.numel()))
+            for one in run.routing:
+                turned.append((int((one.taken < 0).sum()), one.taken.numel()))
 
         limited = WhatIf(capacity_factors=(factor,))
         nats = window_nats(model, text.windows[rows], limited, watch=watch)
