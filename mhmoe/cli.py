@@ -81,18 +81,20 @@ def _guarded(args: argparse.Namespace) -> int:
     from mhmoe.models.engine import InputProblem
     from mhmoe.models.images import ImageProblem
     from mhmoe.training.loop import TrainingError
+    from mhmoe.training.measure import MeasureError, UnknownModel
     from mhmoe.training.recipe import RecipeError, UnknownRecipe
     from mhmoe.training.scenes import PhotographsMissing
     from mhmoe.training.text import CorpusError
 
     try:
         args.command(args)
-    except (DeviceError, UnknownRecipe) as error:
+    except (DeviceError, UnknownModel, UnknownRecipe) as error:
         raise Usage(error) from None
     except (
         CheckpointError,
         InputProblem,
         ImageProblem,
+        MeasureError,
         RecipeError,
         TrainingError,
         CorpusError,
@@ -141,15 +143,55 @@ def parser() -> argparse.ArgumentParser:
     measure = commands.add_parser("bench", help="measure the speed of the app or of the layers")
     bench.options(measure)
     measure.set_defaults(command=run_bench)
+    numbers = commands.add_parser(
+        "measure", help="measure models on held-out text, into one results file"
+    )
+    _measure_options(numbers)
     train = commands.add_parser("train", help="train a model, or go on where its run stopped")
     _train_options(train)
-    for command in (trace, evaluate, train):
+    for command in (trace, evaluate, numbers, train):
         command.add_argument(
             "--device",
             metavar="DEVICE",
             help="auto, cpu, cuda or mps; default: MHMOE_DEVICE, else auto",
         )
     return top
+
+
+def _measure_options(measure: argparse.ArgumentParser) -> None:
+    measure.add_argument(
+        "names", metavar="NAME", nargs="*", help="models, or with --runs runs or recipes; all"
+    )
+    measure.add_argument(
+        "--text-dir",
+        metavar="D",
+        type=Path,
+        required=True,
+        help="sentences: <language>/plain_dev.txt[.gz]",
+    )
+    measure.add_argument(
+        "--runs", metavar="DIR", type=Path, help="measure the finished runs in this folder instead"
+    )
+    measure.add_argument(
+        "--treebanks",
+        metavar="D",
+        type=Path,
+        help="also measure word classes, on <language>.conllu[.gz] in this folder",
+    )
+    measure.add_argument(
+        "--words",
+        metavar="D",
+        type=Path,
+        help="also measure words of two meanings, by the lists in this folder",
+    )
+    measure.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="the results file, in which other models stay; default: results.json here",
+        default=Path("results.json"),
+    )
+    measure.set_defaults(command=run_measuring)
 
 
 def _train_options(train: argparse.ArgumentParser) -> None:
@@ -418,6 +460,43 @@ def _with_model(args: argparse.Namespace, kind: str, work: Callable[[Loaded], Re
     if engine.FELL_BACK.is_set():
         _say(f"The memory of {device} is not enough; the CPU computed instead.")
     return result
+
+
+# ---------------------------------------------------------------------------- measure
+
+
+def run_measuring(args: argparse.Namespace) -> None:
+    import torch
+
+    from mhmoe.analysis import results
+    from mhmoe.models.device import choose
+    from mhmoe.training import measure
+
+    device = choose(args.device)
+    try:
+        content = results.load(args.out)
+        for subject in measure.subjects(args.names, args.runs):
+            text = measure.held_out(args.text_dir, subject.config)
+            words = args.treebanks and measure.labelled(args.treebanks, subject.config)
+            entry = measure.measure(
+                subject,
+                text,
+                device,
+                say=lambda s: print(s, flush=True),
+                words=words,
+                lists=args.words,
+            )
+            content = results.merged(content, {subject.name: entry})
+            results.save(content, args.out)  # after each: a stopped command keeps what it has
+            mine = [row for row in content["findings"] if subject.name in row["models"]]
+            print("\n".join(f"  {results.sentence(row)}" for row in mine), flush=True)
+    except results.ResultsError as error:
+        raise Failed(f"{error} Move it away, or choose another --out.") from None
+    except torch.OutOfMemoryError:
+        raise Failed(f"The memory of {device} is not enough; use --device cpu.") from None
+    except OSError as error:
+        raise Failed(f"The results could not be read or written: {error}.") from None
+    print(f"The results are in {args.out}.")
 
 
 # ---------------------------------------------------------------------------- bench

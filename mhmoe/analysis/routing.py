@@ -10,6 +10,7 @@ from math import comb
 
 import numpy as np
 
+from mhmoe.analysis import balance, diversity
 from mhmoe.trace import LayerTrace, RoutingTrace
 
 #: Scores at or below this belong to experts that were switched off.
@@ -38,10 +39,7 @@ def first_probability(layer: LayerTrace) -> float:
 
 def distinct_experts(layer: LayerTrace) -> np.ndarray:
     """[T] different experts that a token's H sub-tokens chose, over all K choices."""
-    chosen = layer.expert.reshape(-1, layer.heads * layer.top_k)
-    hit = np.zeros((len(chosen), layer.experts + 1), bool)
-    np.put_along_axis(hit, np.where(chosen < 0, layer.experts, chosen), True, axis=1)
-    return hit[:, :-1].sum(1)
+    return diversity.distinct(diversity.per_token(layer.expert, layer.heads, layer.experts))
 
 
 def distinct_chance(experts: int, top_k: int, heads: int) -> float:
@@ -63,8 +61,7 @@ def demand_share(layer: LayerTrace) -> np.ndarray:
 
 def variation(values: np.ndarray) -> float:
     """CV = std / mean, population form; between 0 and sqrt(E - 1)."""
-    mean = float(np.mean(values))
-    return float(np.std(values)) / mean if mean else 0.0
+    return float(balance.variation(values))
 
 
 def variation_chance(experts: int, top_k: int, sub_tokens: int) -> float:
@@ -75,20 +72,17 @@ def variation_chance(experts: int, top_k: int, sub_tokens: int) -> float:
 
 def max_violation(layer: LayerTrace) -> float:
     """MaxVio = (busiest - mean) / mean of demand (2408.15664); 0 when balanced."""
-    mean = float(layer.demand.mean())
-    return (float(layer.demand.max()) - mean) / mean if mean else 0.0
+    return float(balance.max_violation(layer.demand))
 
 
 def effective_experts(layer: LayerTrace) -> float:
     """exp(entropy) of the demand shares: E when balanced, 1 when collapsed."""
-    share = demand_share(layer)
-    share = share[share > 0]
-    return float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
+    return float(balance.effective(layer.demand))
 
 
-def dead_experts(share_E: np.ndarray, threshold: float = 0.2) -> int:
+def dead_experts(share_E: np.ndarray, threshold: float = balance.DEAD) -> int:
     """Experts with less than ``threshold`` of the fair share 1/E."""
-    return int((share_E < threshold / len(share_E)).sum())
+    return int(balance.dead(share_E, threshold))
 
 
 def repetition_chance(experts: int, top_k: int) -> float:

@@ -75,6 +75,15 @@ class Corpus:
         begin = self.starts[start]
         return self.ids[begin : begin + size]
 
+    def apart(self, size: int) -> np.ndarray:
+        """[windows, size] all windows that begin at a sentence and share no token with another."""
+        found, free = [], 0
+        for begin in self.starts:
+            if begin >= free and begin + size <= len(self.ids):
+                found.append(self.ids[begin : begin + size])
+                free = begin + size
+        return np.stack(found)
+
 
 class TextData:
     """Batches of windows [batch, context], a pure function of (seed, step)."""

@@ -1,0 +1,77 @@
+"""Intervals and chance levels: what a number is worth, and what it would be for no reason at all.
+
+N windows of text are the units that are drawn again: tokens of one window depend on each other,
+windows do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+
+
+def resampled(group_N: np.ndarray, draws: int = 1000, seed: int = 0) -> np.ndarray:
+    """[draws, N] how often each window is drawn in a bootstrap within its group (language), so
+    that every draw is as even as the data."""
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((draws, len(group_N)), np.int64)
+    for group in np.unique(group_N):
+        members = np.flatnonzero(group_N == group)
+        share = np.full(len(members), 1 / len(members))
+        counts[:, members] = rng.multinomial(len(members), share, draws)
+    return counts
+
+
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    """The middle ``LEVEL`` of the draws (percentile bootstrap)."""
+    low, high = np.quantile(np.asarray(draws, float), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def mean_interval(value_N: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Of the mean of one value per window, in windows drawn as ``counts`` [draws, N] says."""
+    return interval(counts @ np.asarray(value_N, float) / counts.sum(1))
+
+
+@dataclass(frozen=True)
+class Against:
+    """One number against the numbers that chance gives.
+
+    low, high  the middle 95% of chance; z is in its standard deviations, 0 where it has none;
+    p  the share of draws, the observed one included, at least as far up (or down, where the number
+       lies below the mean of chance), doubled, at most 1
+    """
+
+    observed: float
+    chance: float
+    low: float
+    high: float
+    z: float
+    p: float
+    draws: int
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def against(observed: float, chance_draws: np.ndarray) -> Against:
+    """A two-sided permutation test; ``chance_draws`` are the same number under the null."""
+    chance_draws = np.asarray(chance_draws, float)
+    mean, deviation, n = float(chance_draws.mean()), float(chance_draws.std()), len(chance_draws)
+    # equal numbers that differ in rounding are no sign of anything
+    slack = 1e-9 * max(1.0, abs(observed))
+    above = 1 + int((chance_draws >= observed - slack).sum())
+    below = 1 + int((chance_draws <= observed + slack).sum())
+    low, high = interval(chance_draws)
+    return Against(
+        observed=float(observed),
+        chance=mean,
+        low=low,
+        high=high,
+        z=(float(observed) - mean) / deviation if deviation > slack else 0.0,
+        p=min(1.0, 2 * min(above, below) / (n + 1)),
+        draws=n,
+    )
