@@ -78,6 +78,13 @@ class Recipe:
             raise RecipeError(f"The recipe {path.name} cannot be used: {error}") from None
         return recipe if seed is None else replace(recipe, seed=seed)
 
+    @classmethod
+    def from_dict(cls, data: dict) -> Recipe:
+        """The inverse of :meth:`to_dict`, also through JSON. What was written before a field
+        existed has its default."""
+        model = ModelConfig.from_dict(data["model"])
+        return cls(**data | {"model": model, "snapshots": tuple(data.get("snapshots", ()))})
+
     def to_dict(self) -> dict:
         return asdict(self)
 

@@ -7,11 +7,17 @@ Every picture is uint8 ``[128, 128, 3]`` RGB (``SIDE`` = 128), which the encoder
     validation(size)              uint8 [size, 128, 128, 3]   always the same pictures
     scene(rng)                    uint8 [128, 128, 3]         one generated scene
     labelled_scene(rng)           Scene                       the same, with what is in it
+    classified_batch(...)         pictures and their classes  training of models with a class
+    classified_validation(size)   pictures and their classes  scenes alone, always the same
     photo_crops(rng, count, ...)  uint8 [count, 128, 128, 3]  crops of photographs
 
 **Deterministic.** Picture ``i`` of a batch depends on ``(seed, step, i)`` only, picture ``i`` of
-the validation set on ``i`` only; both streams come from different roots of numpy's SeedSequence,
+the validation set on ``i`` only; all streams come from different roots of numpy's SeedSequence,
 so they share no state. The pictures are the same for one version of numpy and Pillow.
+
+**The class** of a scene is the shape of the largest object in view, as an index into ``SHAPES``
+(nine, equally often); a photograph has none, -1. The object shows at least 256 pixels, as many as
+four patches, so that no single patch shows the class.
 
 **Validation shares no photograph's pixel with training.** The photographs marked ``held_out`` are
 never trained on. Of each other one, a strip along one side (30%) is kept for validation, and
@@ -66,6 +72,9 @@ SMALLEST_CROP = 96  #: pixels of a photograph, side
 HELD_OUT_SHARE = 0.3  #: of a photograph's width or height, kept for validation
 
 TRAIN_ROOT, VALIDATION_ROOT = 20_240, 20_241
+TRAIN_CLASSES_ROOT, VALIDATION_CLASSES_ROOT = 20_242, 20_243
+
+LEAST_IN_VIEW = 256  #: pixels that the object which gives a scene its class shows
 
 SHAPES = ("disc", "ring", "square", "triangle", "star", "cross", "hexagon", "crescent", "bar")
 TEXTURES = ("flat", "stripes", "checks", "dots", "noise", "grain", "gradient")
@@ -252,6 +261,37 @@ def _stack(root: tuple[int, ...], size: int, share: float, held_out: bool) -> np
     return pictures
 
 
+def classified_batch(seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [size, 128, 128, 3] and classes [size]: the last picture of every four is a photograph
+    (-1), the others are scenes, each of a class drawn at random. (In turns, six of nine a step, the
+    training loss fell by foretelling the turns, and no shape was learned.)"""
+    pictures = np.empty((size, SIDE, SIDE, 3), np.uint8)
+    classes = np.full(size, -1)
+    for i in range(size):
+        rng = np.random.default_rng((TRAIN_CLASSES_ROOT, seed, step, i))
+        if i % 4 == 3:
+            pictures[i] = photo_crops(rng)[0]
+        else:
+            classes[i] = rng.integers(len(SHAPES))
+            pictures[i] = classified_scene(rng, SHAPES[classes[i]]).pixels
+    return pictures, classes
+
+
+def classified_validation(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [size, 128, 128, 3] and classes [size] of scenes, the same at every call: classes go
+    round, and a shorter set is the longer one's beginning."""
+    found = classified_scenes(size)
+    return np.stack([scene.pixels for scene in found]), np.arange(size) % len(SHAPES)
+
+
+def classified_scenes(size: int) -> list[Scene]:
+    """The scenes of :func:`classified_validation`, with what is in them."""
+    if size < 1:
+        raise ValueError(f"size must be at least 1, not {size}")
+    rngs = [np.random.default_rng((VALIDATION_CLASSES_ROOT, i)) for i in range(size)]
+    return [classified_scene(rng, SHAPES[i % len(SHAPES)]) for i, rng in enumerate(rngs)]
+
+
 # ---------------------------------------------------------------------------- photographs
 
 
@@ -358,8 +398,11 @@ def scene(rng: np.random.Generator) -> np.ndarray:
     return labelled_scene(rng).pixels
 
 
-def labelled_scene(rng: np.random.Generator) -> Scene:
+def labelled_scene(rng: np.random.Generator, front: str | None = None) -> Scene:
     """Background, clutter, then one to five objects lit from one side; blurred a little.
+
+    front  the shape of the last object, the one with the largest radius, which nothing hides;
+           None draws it like the others
 
     How much happens where differs on purpose: clutter comes in clusters, and some scenes are
     nearly empty, so that patches range from plain to busy.
@@ -375,13 +418,24 @@ def labelled_scene(rng: np.random.Generator) -> Scene:
     count = int(rng.choice((1, 2, 3, 4, 5), p=(0.24, 0.28, 0.24, 0.14, 0.10)))
     for radius in np.sort(rng.gamma(4.5, 4.6, count)):  # small ones behind large ones
         radius = float(np.clip(radius, 7, 42))
-        items.append(_object(rng, canvas, owner, len(items), radius, light))
+        shape = front if len(items) == count - 1 else None
+        items.append(_object(rng, canvas, owner, len(items), radius, light, shape))
     return Scene(
         pixels=_develop(rng, canvas),
         items=tuple(items),
         background=background,
         owner=owner[::SCALE, ::SCALE].copy(),
     )
+
+
+def classified_scene(rng: np.random.Generator, shape: str) -> Scene:
+    """A scene of that class: one after the other is drawn until the front object, which has the
+    shape, is the largest in view and shows ``LEAST_IN_VIEW`` pixels."""
+    while True:
+        found = labelled_scene(rng, shape)
+        area = np.bincount(found.owner[found.owner >= 0], minlength=len(found.items))
+        if area[-1] >= LEAST_IN_VIEW and area.argmax() == len(area) - 1:
+            return found
 
 
 def _develop(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
@@ -698,9 +752,11 @@ def _object(
     index: int,
     radius: float,
     light: float,
+    wanted: str | None,
 ) -> Item:
     """Paint one object with its shadow; radius in pixels of the picture."""
-    shape = str(rng.choice(SHAPES))
+    drawn = str(rng.choice(SHAPES))  # also where a shape is wanted, so that the rest stays the same
+    shape = wanted or drawn
     texture = str(rng.choice(TEXTURES))
     colour, first = _colour(rng)
     second = _colour(rng)[1] if rng.random() < 0.6 else first * np.float32(rng.uniform(0.35, 0.7))
@@ -774,6 +830,10 @@ __all__ = [
     "Scene",
     "batch",
     "boxes",
+    "classified_batch",
+    "classified_scene",
+    "classified_scenes",
+    "classified_validation",
     "labelled_scene",
     "photo_crops",
     "scene",
