@@ -18,7 +18,7 @@ MAY_USE = {
     "trace": set(),
     "layers": {"trace"},
     "models": {"layers", "trace"},
-    "training": {"models", "layers", "trace"},
+    "training": {"models", "layers", "trace", "analysis"},
     "analysis": {"trace"},
     "figures": {"trace", "analysis"},
     "ui": set(ROOMS),
