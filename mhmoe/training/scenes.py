@@ -16,8 +16,8 @@ the validation set on ``i`` only; all streams come from different roots of numpy
 so they share no state. The pictures are the same for one version of numpy and Pillow.
 
 **The class** of a scene is the shape of the largest object in view, as an index into ``SHAPES``
-(nine, equally often); a photograph has none, -1. The object shows at least 256 pixels, as many as
-four patches, so that no single patch shows the class.
+(nine, equally often); a photograph has none, -1. The object lies in front, near the middle, and
+is 52 to 92 pixels wide: many patches, of which no single one shows the class.
 
 **Validation shares no photograph's pixel with training.** The photographs marked ``held_out`` are
 never trained on. Of each other one, a strip along one side (30%) is kept for validation, and
@@ -74,7 +74,7 @@ HELD_OUT_SHARE = 0.3  #: of a photograph's width or height, kept for validation
 TRAIN_ROOT, VALIDATION_ROOT = 20_240, 20_241
 TRAIN_CLASSES_ROOT, VALIDATION_CLASSES_ROOT = 20_242, 20_243
 
-LEAST_IN_VIEW = 256  #: pixels that the object which gives a scene its class shows
+SUBJECT = (26, 46)  #: pixels, radius of the object that gives a scene its class
 
 SHAPES = ("disc", "ring", "square", "triangle", "star", "cross", "hexagon", "crescent", "bar")
 TEXTURES = ("flat", "stripes", "checks", "dots", "noise", "grain", "gradient")
@@ -398,11 +398,11 @@ def scene(rng: np.random.Generator) -> np.ndarray:
     return labelled_scene(rng).pixels
 
 
-def labelled_scene(rng: np.random.Generator, front: str | None = None) -> Scene:
+def labelled_scene(rng: np.random.Generator, subject: str | None = None) -> Scene:
     """Background, clutter, then one to five objects lit from one side; blurred a little.
 
-    front  the shape of the last object, the one with the largest radius, which nothing hides;
-           None draws it like the others
+    subject  the shape of the last object, which nothing hides: then it is large and near the
+             middle; None draws it like the others
 
     How much happens where differs on purpose: clutter comes in clusters, and some scenes are
     nearly empty, so that patches range from plain to busy.
@@ -418,8 +418,8 @@ def labelled_scene(rng: np.random.Generator, front: str | None = None) -> Scene:
     count = int(rng.choice((1, 2, 3, 4, 5), p=(0.24, 0.28, 0.24, 0.14, 0.10)))
     for radius in np.sort(rng.gamma(4.5, 4.6, count)):  # small ones behind large ones
         radius = float(np.clip(radius, 7, 42))
-        shape = front if len(items) == count - 1 else None
-        items.append(_object(rng, canvas, owner, len(items), radius, light, shape))
+        wanted = subject if len(items) == count - 1 else None
+        items.append(_object(rng, canvas, owner, len(items), radius, light, wanted))
     return Scene(
         pixels=_develop(rng, canvas),
         items=tuple(items),
@@ -429,12 +429,12 @@ def labelled_scene(rng: np.random.Generator, front: str | None = None) -> Scene:
 
 
 def classified_scene(rng: np.random.Generator, shape: str) -> Scene:
-    """A scene of that class: one after the other is drawn until the front object, which has the
-    shape, is the largest in view and shows ``LEAST_IN_VIEW`` pixels."""
+    """A scene of that class: one after the other is drawn until its subject is the largest in
+    view, which it nearly always is."""
     while True:
         found = labelled_scene(rng, shape)
         area = np.bincount(found.owner[found.owner >= 0], minlength=len(found.items))
-        if area[-1] >= LEAST_IN_VIEW and area.argmax() == len(area) - 1:
+        if area.argmax() == len(area) - 1:
             return found
 
 
@@ -755,14 +755,16 @@ def _object(
     wanted: str | None,
 ) -> Item:
     """Paint one object with its shadow; radius in pixels of the picture."""
-    drawn = str(rng.choice(SHAPES))  # also where a shape is wanted, so that the rest stays the same
-    shape = wanted or drawn
+    shape = wanted or str(rng.choice(SHAPES))
+    if wanted:
+        radius = float(rng.uniform(*SUBJECT))
     texture = str(rng.choice(TEXTURES))
     colour, first = _colour(rng)
     second = _colour(rng)[1] if rng.random() < 0.6 else first * np.float32(rng.uniform(0.35, 0.7))
     mask = _mask(rng, shape, radius * SCALE)
     size = len(mask)
-    x, y = rng.uniform(0.05, 0.95, 2) * CANVAS
+    edge = 0.3 if wanted else 0.05
+    x, y = rng.uniform(edge, 1 - edge, 2) * CANVAS
     left, top = int(x - size / 2), int(y - size / 2)
     paint = _mix(_texture(rng, texture, size, size), first, second)
     shade = _shading(mask, radius * SCALE, light, shape == "disc" and rng.random() < 0.7)
