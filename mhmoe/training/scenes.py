@@ -292,6 +292,19 @@ def classified_scenes(size: int) -> list[Scene]:
     return [classified_scene(rng, SHAPES[i % len(SHAPES)]) for i, rng in enumerate(rngs)]
 
 
+def patch_items(found: list[Scene], patch: int) -> tuple[np.ndarray, list[Item]]:
+    """The object that owns most of each patch, int [N, T], patches row by row, and all objects of
+    all scenes one after the other, which it indexes; -1 where no object owns more than half."""
+    side, items, owners = SIDE // patch, [], []
+    for scene in found:
+        squares = scene.owner.reshape(side, patch, side, patch).swapaxes(1, 2)
+        squares = squares.reshape(side * side, patch * patch)
+        share = (squares[..., None] == np.arange(len(scene.items))).mean(1)
+        owners.append(np.where(share.max(1) > 0.5, len(items) + share.argmax(1), -1))
+        items.extend(scene.items)
+    return np.stack(owners), items
+
+
 # ---------------------------------------------------------------------------- photographs
 
 
@@ -837,6 +850,7 @@ __all__ = [
     "classified_scenes",
     "classified_validation",
     "labelled_scene",
+    "patch_items",
     "photo_crops",
     "scene",
     "validation",
