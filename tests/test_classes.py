@@ -28,9 +28,9 @@ def _often(monkeypatch, models):
     monkeypatch.setattr(loop, "SAVE_EVERY", 2)
     monkeypatch.setattr(loop, "REPORT_EVERY", 2)
     monkeypatch.setattr(loop, "VALIDATION", 4)
-    monkeypatch.setattr(loop, "CLASSIFIED", 9)
+    monkeypatch.setattr(loop, "CLASSIFIED", 12)
     monkeypatch.setattr(ship, "PICTURES", 2)
-    monkeypatch.setattr(ship, "CLASSIFIED", 18)
+    monkeypatch.setattr(ship, "CLASSIFIED", 24)
 
 
 def tiny(**changes) -> Recipe:
@@ -40,20 +40,20 @@ def tiny(**changes) -> Recipe:
 # ---------------------------------------------------------------------------- scenes
 
 
-def test_the_class_of_a_scene_is_the_shape_of_its_largest_object_in_view():
-    found = scenes.classified_scenes(27)
+def test_the_class_of_a_scene_is_the_colour_of_its_largest_object_in_view():
+    found = scenes.classified_scenes(36)
     for i, scene in enumerate(found):
         in_view = Counter(scene.owner[scene.owner >= 0].tolist())
         ((largest, pixels),) = in_view.most_common(1)
-        assert scene.items[largest].shape == scenes.SHAPES[i % 9]
+        assert scene.items[largest].colour == scenes.CLASSES[i % 12]
         assert largest == len(scene.items) - 1
         assert pixels >= 4 * 64  # of four patches, at the least
     assert any(len(scene.items) > 2 for scene in found)
 
 
 def test_the_validation_scenes_are_fixed_even_and_begin_alike():
-    pictures, classes = scenes.classified_validation(18)
-    assert np.bincount(classes).tolist() == [2] * 9
+    pictures, classes = scenes.classified_validation(24)
+    assert np.bincount(classes).tolist() == [2] * 12
     shorter, first = scenes.classified_validation(5)
     np.testing.assert_array_equal(shorter, pictures[:5])
     np.testing.assert_array_equal(first, classes[:5])
@@ -74,11 +74,11 @@ def test_a_batch_has_even_classes_and_photographs_without(monkeypatch):
         assert [not p.any() for p in pictures] == [False, False, False, True] * 2
         assert classes[[3, 7]].tolist() == [-1, -1]
         drawn += classes[classes >= 0].tolist()
-    assert asked == [scenes.SHAPES[c] for c in drawn]
-    counts = np.bincount(drawn, minlength=9)  # of 600: 67 each, standard deviation 7.7
-    assert abs(counts - 600 / 9).max() < 4 * 7.7
-    pairs = np.array(drawn[:-1]) * 9 + drawn[1:]  # no turns: every class after every class
-    assert len(set(pairs.tolist())) > 75
+    assert asked == [scenes.CLASSES[c] for c in drawn]
+    counts = np.bincount(drawn, minlength=12)  # of 600: 50 each, standard deviation 6.8
+    assert abs(counts - 50).max() < 4 * 6.8
+    pairs = np.array(drawn[:-1]) * 12 + drawn[1:]  # no turns: every class after every class
+    assert len(set(pairs.tolist())) > 120
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
@@ -86,7 +86,7 @@ def test_a_batch_is_a_function_of_seed_and_step():
     again, same = scenes.classified_batch(1, 5, 4)
     np.testing.assert_array_equal(pictures, again)
     np.testing.assert_array_equal(classes, same)
-    held_out = {p.tobytes() for p in scenes.classified_validation(9)[0]}
+    held_out = {p.tobytes() for p in scenes.classified_validation(12)[0]}
     for other in (scenes.classified_batch(2, 5, 4)[0], scenes.classified_batch(1, 6, 4)[0]):
         assert all((a != b).any() for a, b in zip(pictures, other, strict=True))
         assert not held_out & {p.tobytes() for p in other}
@@ -95,9 +95,9 @@ def test_a_batch_is_a_function_of_seed_and_step():
 def test_a_subject_is_large_and_near_the_middle_and_nothing_else_is_moved():
     for seed in range(12):
         plain = scenes.labelled_scene(np.random.default_rng(seed))
-        found = scenes.labelled_scene(np.random.default_rng(seed), "star")
+        found = scenes.labelled_scene(np.random.default_rng(seed), "teal")
         subject = found.items[-1]
-        assert subject.shape == "star"
+        assert subject.colour == "teal"
         assert scenes.SUBJECT[0] <= subject.radius <= scenes.SUBJECT[1]
         assert all(0.3 * 128 <= c <= 0.7 * 128 for c in subject.centre)
         assert found.items[:-1] == plain.items[:-1]
@@ -127,7 +127,7 @@ def test_the_class_is_read_from_the_mean_over_the_patches():
     with torch.inference_mode():
         run = model(patches)
         expected = model.classify(seen[0].mean(1))
-    assert run.classes.shape == (2, 9)
+    assert run.classes.shape == (2, 12)
     torch.testing.assert_close(run.classes, expected)
 
 
@@ -135,13 +135,13 @@ def test_accuracy_counts_what_is_right():
     model = Transformer(CLASSES, seed=3).eval()
     with torch.no_grad():  # a model that always answers 2
         model.classify.weight.zero_()
-        model.classify.bias.copy_(torch.eye(9)[2])
+        model.classify.bias.copy_(torch.eye(12)[2])
     pictures = np.random.default_rng(0).integers(0, 256, (20, 128, 128, 3), np.uint8)
     classes = np.array([2] * 5 + [4] * 15)
     numbers = metrics.class_metrics(model, pictures, classes)
     assert numbers == {
         "class_accuracy": 0.25,
-        "class_chance": 1 / 9,
+        "class_chance": 1 / 12,
         "classified": 20,
         "classified_correctly": 5,
     }
@@ -201,25 +201,25 @@ def test_which_pictures_teach_what(tmp_path, monkeypatch):
 
 def test_a_class_that_is_shown_often_enough_is_learned(tmp_path, monkeypatch):
     """Scenes replaced by flat pictures, a colour for each class."""
-    colours = np.array([(r, g, 60) for r in (0, 120, 240) for g in (0, 120, 240)], np.uint8)
+    colours = np.array([(r, g, 60) for r in (0, 85, 170, 255) for g in (0, 120, 240)], np.uint8)
 
     def flat(classes):
         return np.tile(colours[classes][:, None, None], (1, 128, 128, 1)), classes
 
     def drawn(seed, step, size):
-        return flat(np.random.default_rng((seed, step)).integers(9, size=size))
+        return flat(np.random.default_rng((seed, step)).integers(12, size=size))
 
     monkeypatch.setattr(scenes, "classified_batch", drawn)
-    monkeypatch.setattr(scenes, "classified_validation", lambda size: flat(np.arange(size) % 9))
+    monkeypatch.setattr(scenes, "classified_validation", lambda size: flat(np.arange(size) % 12))
     job = Job(tiny(steps=80, batch=9, learning_rate=1e-2), tmp_path)
     before = job.validate()["class_accuracy"]
     job.run()
-    assert before <= 3 / 9
-    assert job.validation[-1]["class_accuracy"] >= 7 / 9
+    assert before <= 4 / 12
+    assert job.validation[-1]["class_accuracy"] >= 9 / 12
 
 
-def test_the_scenes_have_nine_classes(tmp_path):
-    with pytest.raises(TrainingError, match="have 9 classes, the recipe's model 4; write 9"):
+def test_the_scenes_have_twelve_classes(tmp_path):
+    with pytest.raises(TrainingError, match="have 12 classes, the recipe's model 4; write 12"):
         Job(tiny(model=replace(CLASSES, classes=4)), tmp_path)
 
 
@@ -246,18 +246,18 @@ def test_a_shipped_model_says_its_classes_and_how_often_it_is_right(tmp_path, mo
     ship.ship(job)
     engine.load.cache_clear()
     card = checkpoint.card("image-smoe")
-    assert card["classes"] == list(scenes.SHAPES)
+    assert card["classes"] == list(scenes.CLASSES)
     numbers = card["metrics"]
-    assert numbers["classified"] == 18
-    assert numbers["class_accuracy"] == numbers["classified_correctly"] / 18
-    assert numbers["class_chance"] == pytest.approx(1 / 9)
+    assert numbers["classified"] == 24
+    assert numbers["class_accuracy"] == numbers["classified_correctly"] / 24
+    assert numbers["class_chance"] == pytest.approx(1 / 12)
     assert numbers["relative_error"] > 0
     assert [row["layer"] for row in card["load"]] == [0, 1]
     # the command measures the same scenes
-    assert cli.main(["evaluate", "--model", "image-smoe", "--scenes", "18", "--json"]) == 0
+    assert cli.main(["evaluate", "--model", "image-smoe", "--scenes", "24", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["classified_correctly"] == numbers["classified_correctly"]
-    assert again["images"] == 18
+    assert again["images"] == 24
     assert cli.main(["models"]) == 0
     row = next(r for r in capsys.readouterr().out.splitlines() if r.startswith("image-smoe"))
     assert f"{numbers['class_accuracy']:.1%} of the classes" in row

@@ -35,5 +35,5 @@ TINY = {
     "image-smoe": ModelConfig(**IMAGE, moe=SPARSE),
     "image-mhmoe": ModelConfig(**IMAGE, moe=SPARSE.matched(4)),
 }
-#: The same pictures with the nine shapes of generated scenes as classes.
-CLASSES = replace(TINY["image-smoe"], classes=9)
+#: The same pictures with the twelve classes of generated scenes.
+CLASSES = replace(TINY["image-smoe"], classes=12)

@@ -100,10 +100,10 @@ class Job:
 
             self.scenes = scenes
             self.held_out = scenes.validation(VALIDATION)
-            if r.model.classes not in (0, len(scenes.SHAPES)):
+            if r.model.classes not in (0, len(scenes.CLASSES)):
                 raise TrainingError(
-                    f"The scenes have {len(scenes.SHAPES)} classes, the recipe's model "
-                    f"{r.model.classes}; write {len(scenes.SHAPES)}, or 0 for a model without."
+                    f"The scenes have {len(scenes.CLASSES)} classes, the recipe's model "
+                    f"{r.model.classes}; write {len(scenes.CLASSES)}, or 0 for a model without."
                 )
             if r.model.classes:
                 self.classified = scenes.classified_validation(CLASSIFIED)

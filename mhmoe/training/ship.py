@@ -101,7 +101,7 @@ def facts(job: Job) -> dict:
     """What is known of the run without measuring anything."""
     recipe = job.recipe
     tokens = job.step * recipe.batch * recipe.model.context
-    named = {"classes": list(job.scenes.SHAPES)} if recipe.model.classes else {}
+    named = {"classes": list(job.scenes.CLASSES)} if recipe.model.classes else {}
     return named | {
         "recipe": recipe.to_dict(),
         "seed": recipe.seed,
