@@ -188,6 +188,10 @@ def test_which_pictures_teach_what(tmp_path, monkeypatch):
     assert asked[0].sum(1).tolist() == [0, 8, 0, 8]
     task.backward()
     weight = job.model.classify.weight.grad.clone()
+    job.model.zero_grad()
+    half = Job(tiny(class_weight=0.5), tmp_path / "half")
+    half._loss(0)[0].backward()
+    torch.testing.assert_close(half.model.classify.weight.grad, weight / 2)
     # a photograph, the fourth, has no class: what is answered to it pulls at nothing
     for picture, pulled in ((3, False), (0, True), (1, True)):
         job.model.zero_grad()

@@ -136,7 +136,8 @@ class Job:
         run = self.model(patches, masked=masked, generator=self._generator(step))
         known = torch.from_numpy(classes).to(self.device)
         guesses = F.mse_loss(run.output[masked], patches[masked])
-        return guesses + F.cross_entropy(run.classes, known, ignore_index=-1), run
+        named = F.cross_entropy(run.classes, known, ignore_index=-1)
+        return guesses + r.class_weight * named, run
 
     def _generator(self, step: int) -> torch.Generator:
         """Noise is a function of seed and step, so that a resumed run draws the same."""

@@ -34,7 +34,7 @@ class UnknownRecipe(RecipeError):
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One run. ``model`` is the shape; ``balance``, ``importance``, ``smooth_load`` and ``z`` weigh
-    the losses.
+    the losses of the routers, ``class_weight`` that of a picture's class beside its patches.
 
     snapshots  steps after which the weights are kept as they are; a run begins at weights that
                the seed alone gives, and ends at those of the checkpoint
@@ -54,6 +54,7 @@ class Recipe:
     warmup: int = 100
     weight_decay: float = 0.01
     clip: float = 1.0
+    class_weight: float = 1.0
     mask_ratio: float = 0.5
     replay: bool = False
     snapshots: tuple[int, ...] = ()
