@@ -134,6 +134,12 @@ def parser() -> argparse.ArgumentParser:
     data = evaluate.add_mutually_exclusive_group(required=True)
     data.add_argument("--text-file", metavar="F", type=Path, help="a UTF-8 file")
     data.add_argument("--image-dir", metavar="D", type=Path, help="a folder of picture files")
+    data.add_argument(
+        "--scenes",
+        metavar="N",
+        type=count,
+        help="N generated scenes that no model was trained on, with the class of each",
+    )
     evaluate.set_defaults(command=show_metrics)
 
     for command in (models, routers, trace, evaluate):
@@ -235,6 +241,14 @@ def seed(value: str) -> int:
     return number
 
 
+def count(value: str) -> int:
+    """For argparse: a whole number of at least 1."""
+    number = int(value)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 # ---------------------------------------------------------------------------- models
 
 
@@ -276,9 +290,12 @@ def _model_row(card: dict) -> dict:
 def _short(metrics: dict) -> str:
     if "bits_per_byte" in metrics:
         return f"{metrics['bits_per_byte']:.3f} bits per byte"
-    if "relative_error" in metrics:
-        return f"{metrics['relative_error']:.3f} of the baseline's error"
-    return ""
+    if "relative_error" not in metrics:
+        return ""
+    error = f"{metrics['relative_error']:.3f} of the baseline's error"
+    if "class_accuracy" in metrics:
+        error += f", {metrics['class_accuracy']:.1%} of the classes"
+    return error
 
 
 # ---------------------------------------------------------------------------- routers
@@ -403,12 +420,12 @@ def _choices(trace: RoutingTrace, token: int) -> str:
 
 def show_metrics(args: argparse.Namespace) -> None:
     numbers = _with_model(
-        args, "image" if args.image_dir else "text", lambda loaded: _measure(args, loaded)
+        args, "text" if args.text_file else "image", lambda loaded: _measure(args, loaded)
     )
     if args.json:
         print(json.dumps(numbers, indent=1))
     else:
-        print("\n".join(f"{name:<15} {value}" for name, value in numbers.items()))
+        print("\n".join(f"{name:<20} {value}" for name, value in numbers.items()))
 
 
 def _measure(args: argparse.Namespace, loaded: Loaded) -> dict:
@@ -416,6 +433,10 @@ def _measure(args: argparse.Namespace, loaded: Loaded) -> dict:
 
     if args.text_file:
         numbers = engine.evaluate_text(loaded, engine.read_text(args.text_file))
+    elif args.scenes:
+        from mhmoe.training import scenes
+
+        numbers = engine.evaluate_scenes(loaded, *scenes.classified_validation(args.scenes))
     else:
         config = loaded.model.config
         numbers = engine.evaluate_images(

@@ -272,3 +272,31 @@ def test_an_object_beyond_the_edge_is_cut_not_wrapped():
     (rows, columns), _ = scenes._overlap(300, 10, 20)
     assert rows == slice(10, 30)
     assert columns.stop - columns.start == 0
+
+
+def test_the_object_of_a_patch_is_the_one_that_owns_most_of_it():
+    owner = np.full((128, 128), -1, np.int8)
+    owner[:64, :64] = 0
+    owner[64:, 64:] = 1
+    owner[64:, :31] = 0  # less than half of the square of 64
+    first, second = (
+        scenes.Item(shape, "flat", "red", (64.0, 64.0), 20.0) for shape in ("disc", "bar")
+    )
+    pixels = np.zeros((128, 128, 3), np.uint8)
+    found = [
+        scenes.Scene(pixels, (first, second), owner, "flat"),
+        scenes.Scene(pixels, (second,), np.zeros((128, 128), np.int8), "flat"),
+    ]
+    owners, items = scenes.patch_items(found, 64)
+    assert owners.tolist() == [[0, -1, -1, 1], [2, 2, 2, 2]]
+    assert items == [first, second, second]
+
+
+def test_the_objects_of_small_patches_are_those_at_their_pixels(many):
+    owners, items = scenes.patch_items(many, 1)
+    start = 0
+    for row, scene in zip(owners, many, strict=True):
+        expected = np.where(scene.owner < 0, -1, scene.owner.astype(int) + start)
+        np.testing.assert_array_equal(row.reshape(128, 128), expected)
+        start += len(scene.items)
+    assert len(items) == start

@@ -1,5 +1,7 @@
 """Tiny models and corpora with the names of the shipped ones, for tests of everything around."""
 
+from dataclasses import replace
+
 from mhmoe.layers import MoEConfig
 from mhmoe.models.config import ModelConfig
 
@@ -33,3 +35,5 @@ TINY = {
     "image-smoe": ModelConfig(**IMAGE, moe=SPARSE),
     "image-mhmoe": ModelConfig(**IMAGE, moe=SPARSE.matched(4)),
 }
+#: The same pictures with the twelve classes of generated scenes.
+CLASSES = replace(TINY["image-smoe"], classes=12)

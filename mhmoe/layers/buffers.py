@@ -166,6 +166,21 @@ def rank_among_equals(key: Tensor) -> Tensor:
     )
 
 
+def served(order: str, probs: Tensor, seed: int) -> Tensor | None:
+    """[B, S, E] -> [B*S] sub-tokens in an order of ``mhmoe.layers.config.ORDERS``; None is by
+    position."""
+    if order == "priority":
+        return by_priority(probs)
+    if order == "random":
+        return by_chance(probs.shape[:2], seed).to(probs.device)
+    return None
+
+
+def by_chance(shape: tuple[int, int], seed: int) -> Tensor:
+    """[B*S] all sub-tokens of [B, S] in an order that has nothing to do with them."""
+    return torch.randperm(shape[0] * shape[1], generator=torch.Generator().manual_seed(seed))
+
+
 def by_priority(probs: Tensor) -> Tensor:
     """[B, S, E] -> [B*S] sub-tokens by their largest probability, largest first, ties by position:
     the order of Batch Priority Routing (V-MoE, arXiv 2106.05974, section 4 and released code).

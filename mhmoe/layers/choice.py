@@ -122,13 +122,19 @@ def token_choice(
     )
     if room.bound is None and not with_places and not config.renormalise_after_drop:
         return routing
-    return seated(routing, ranked, room, config)
+    return seated(routing, ranked, room, config, what_if)
 
 
-def seated(routing: Routing, ranked: Tensor, room: buffers.Rooms, config: MoEConfig) -> Routing:
+def seated(
+    routing: Routing,
+    ranked: Tensor,
+    room: buffers.Rooms,
+    config: MoEConfig,
+    what_if: WhatIf = TRAINED,
+) -> Routing:
     """The same choices with places in the experts' buffers, as far as there is room."""
     expert, gate, wanted = routing.expert, routing.gate, None
-    order = buffers.by_priority(routing.probs) if config.order == "priority" else None
+    order = buffers.served(what_if.order or config.order, routing.probs, what_if.seed)
     if config.overflow == "reroute":
         wanted = expert
         expert, slot = buffers.cascade(ranked, expert.shape[-1], room, order)

@@ -47,6 +47,8 @@ NUMBERS = (
     "bias_update",
 )
 YES_OR_NO = ("bias", "renormalise_after_drop", "normalised", "inner_residual", "projection_bias")
+#: Who is served first, if a pass is asked to change it.
+ORDERS = ("position", "priority", "random")
 SIZINGS = ("parameters", "paper", "flops")
 #: The smallest widening of the experts that MH-MoE's first paper reports (its beta).
 BETA = 63 / 64
@@ -458,6 +460,8 @@ class WhatIf:
 
     capacity_factors  one value per sequence of the batch, None for unlimited; a tuple of one
                       serves all sequences. An empty tuple keeps the layer's own setting.
+    order             who is served first where tokens choose: one of ``ORDERS``; None keeps the
+                      layer's own. "random" follows from ``seed`` and the shape of the batch
     """
 
     top_k: int | None = None
@@ -465,8 +469,15 @@ class WhatIf:
     capacity_factors: tuple[float | None, ...] = ()
     experts_off: tuple[int, ...] = ()
     inner_residual: bool | None = None
+    order: str | None = None
+    seed: int = 0
 
     def __post_init__(self):
+        _require(
+            self.order is None or self.order in ORDERS,
+            f"order {self.order!r} is none of {', '.join(ORDERS)}",
+        )
+        _whole("seed", self.seed, 0)
         if self.top_k is not None:
             _whole("top_k", self.top_k, 1)
         _require(

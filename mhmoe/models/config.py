@@ -17,6 +17,7 @@ class ModelConfig:
     d_ff        inner width of the dense FFN; unused when ``moe`` is set
     patch       patch side in pixels, images only
     attention_width  of all attention heads together; 0 is d_model
+    classes     that a whole picture may belong to, images only; 0 is a model without a class
     """
 
     kind: str
@@ -29,6 +30,7 @@ class ModelConfig:
     moe: MoEConfig | None = None
     patch: int = 0
     attention_width: int = 0
+    classes: int = 0
 
     @property
     def router(self) -> str:

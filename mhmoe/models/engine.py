@@ -326,6 +326,15 @@ def evaluate_images(loaded: Loaded, pictures: Sequence[DecodedImage]) -> dict:
     return metrics.image_metrics(loaded.model, stack)
 
 
+def evaluate_scenes(loaded: Loaded, pictures: np.ndarray, classes: np.ndarray) -> dict:
+    """The same of generated pictures [N, side, side, 3] uint8; where the model has classes, also
+    how many of the whole pictures get theirs [N]."""
+    numbers = metrics.image_metrics(loaded.model, pictures)
+    if loaded.model.config.classes:
+        numbers |= metrics.class_metrics(loaded.model, pictures, classes)
+    return numbers
+
+
 def _forward(loaded: Loaded, inputs: torch.Tensor, what_if: WhatIf, vectors: bool) -> Run:
     with torch.inference_mode():  # gradient mode is per thread, so it is set here
         return loaded.model(inputs, what_if=what_if, with_places=True, with_vectors=vectors)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mhmoe.layers import TRAINED, WhatIf
 from mhmoe.models.patches import random_mask, to_patches
 from mhmoe.models.transformer import Run, Transformer
 
@@ -61,6 +62,7 @@ def image_metrics(
     mask_ratio: float = 0.5,
     seed: int = 0,
     watch: Watch = lambda run: None,
+    what_if: WhatIf = TRAINED,
 ) -> dict:
     """pictures [N, side, side, 3] uint8. Mean squared error of hidden patches, in units of the
     pixel range 0..1, and the same for predicting each picture's mean visible colour."""
@@ -71,7 +73,7 @@ def image_metrics(
         patches = to_patches(chunk, model.config.patch).to(next(model.parameters()).device)
         masked = random_mask(len(chunk), model.config.context, mask_ratio, [seed, at])
         masked = masked.to(patches.device)
-        run = model(patches, masked=masked)
+        run = model(patches, masked=masked, what_if=what_if)
         watch(run)
         guess = run.output
         visible = (~masked)[..., None].float()
@@ -89,6 +91,30 @@ def image_metrics(
         "images": len(pictures),
         "patches": hidden,
         "mask_ratio": mask_ratio,
+    }
+
+
+@torch.inference_mode()
+def class_metrics(
+    model: Transformer,
+    pictures: np.ndarray,
+    classes: np.ndarray,
+    watch: Watch = lambda run: None,
+    what_if: WhatIf = TRAINED,
+) -> dict:
+    """pictures [N, side, side, 3] uint8 and the class of each [N]: how many of the whole pictures
+    get their class, and the share that guessing one class at random would get."""
+    correct = 0
+    for at in range(0, len(pictures), BATCH):
+        patches = to_patches(pictures[at : at + BATCH], model.config.patch)
+        run = model(patches.to(next(model.parameters()).device), what_if=what_if)
+        watch(run)
+        correct += int((run.classes.argmax(-1).cpu().numpy() == classes[at : at + BATCH]).sum())
+    return {
+        "class_accuracy": correct / len(pictures),
+        "class_chance": 1 / model.config.classes,
+        "classified": len(pictures),
+        "classified_correctly": correct,
     }
 
 

@@ -17,10 +17,12 @@ class Run:
     """What one forward pass leaves: predictions, and for each MoE block its decisions.
 
     output   [B, T, V] logits (text) or [B, T, patch values] (image)
+    classes  [B, classes] logits of the whole picture, where the model has classes
     routing  per MoE block; vectors likewise, kept only when asked for
     """
 
     output: Tensor
+    classes: Tensor | None = None
     routing: list[Routing] = field(default_factory=list)
     vectors: list[dict[str, Tensor]] = field(default_factory=list)
 
@@ -55,7 +57,11 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embedding, blocks, output. Text ties its output to the token embedding."""
+    """Embedding, blocks, output. Text ties its output to the token embedding.
+
+    The class of a picture is read from the mean over its patches after the last norm: a class token
+    would be one more row in every trace that is no patch.
+    """
 
     def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__()
@@ -70,6 +76,8 @@ class Transformer(nn.Module):
         self.position = nn.Parameter(torch.empty(config.context, D))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.RMSNorm(D)
+        if config.classes:
+            self.classify = nn.Linear(D, config.classes)
         self.reset(torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
@@ -138,6 +146,8 @@ class Transformer(nn.Module):
                 run.vectors.append(vectors)
         x = self.norm(x)
         run.output = x @ self.embed.weight.T if self.config.kind == "text" else self.output(x)
+        if self.config.classes:
+            run.classes = self.classify(x.mean(1))
         return run
 
     @property
@@ -149,7 +159,8 @@ class Transformer(nn.Module):
         """params_total, params_active (what one sub-token's pass touches) and macs_per_token.
 
         MACs: all matrix products of one token, attention at full context; the token embedding
-        is a lookup and costs none, the tied output product does.
+        is a lookup and costs none, the tied output product does. The class is one product per
+        picture, no token's.
         """
         c = self.config
         total = sum(p.numel() for p in self.parameters())

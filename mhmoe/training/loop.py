@@ -27,6 +27,7 @@ SAVE_EVERY = 50
 REPORT_EVERY = 10
 VALIDATE_AT = 8  # times along a run
 VALIDATION = 48  # windows or pictures
+CLASSIFIED = 144  # scenes whose class is asked for
 TOKENIZER_CHARACTERS = 580_000  # per language; the smallest corpus has about as many
 
 
@@ -99,6 +100,13 @@ class Job:
 
             self.scenes = scenes
             self.held_out = scenes.validation(VALIDATION)
+            if r.model.classes not in (0, len(scenes.CLASSES)):
+                raise TrainingError(
+                    f"The scenes have {len(scenes.CLASSES)} classes, the recipe's model "
+                    f"{r.model.classes}; write {len(scenes.CLASSES)}, or 0 for a model without."
+                )
+            if r.model.classes:
+                self.classified = scenes.classified_validation(CLASSIFIED)
 
     def _loss(self, step: int) -> tuple[torch.Tensor, Run]:
         r = self.recipe
@@ -107,12 +115,29 @@ class Job:
             ids = ids.to(self.device).long()
             run = self.model(ids, generator=self._generator(step))
             return metrics.token_nats(run.output, ids).mean(), run
+        if r.model.classes:
+            return self._loss_with_classes(step)
         patches = to_patches(self.scenes.batch(r.seed, step, r.batch), r.model.patch)
         patches = patches.to(self.device)
         masked = random_mask(r.batch, r.model.context, r.mask_ratio, [r.seed, step])
         masked = masked.to(self.device)
         run = self.model(patches, masked=masked, generator=self._generator(step))
         return F.mse_loss(run.output[masked], patches[masked]), run
+
+    def _loss_with_classes(self, step: int) -> tuple[torch.Tensor, Run]:
+        """Every second picture has hidden patches, which are guessed; every scene, whole or not,
+        teaches its class."""
+        r = self.recipe
+        pictures, classes = self.scenes.classified_batch(r.seed, step, r.batch)
+        patches = to_patches(pictures, r.model.patch).to(self.device)
+        masked = random_mask(r.batch, r.model.context, r.mask_ratio, [r.seed, step])
+        masked[::2] = False
+        masked = masked.to(self.device)
+        run = self.model(patches, masked=masked, generator=self._generator(step))
+        known = torch.from_numpy(classes).to(self.device)
+        guesses = F.mse_loss(run.output[masked], patches[masked])
+        named = F.cross_entropy(run.classes, known, ignore_index=-1)
+        return guesses + r.class_weight * named, run
 
     def _generator(self, step: int) -> torch.Generator:
         """Noise is a function of seed and step, so that a resumed run draws the same."""
@@ -124,6 +149,8 @@ class Job:
             numbers = metrics.text_metrics(self.model, self.held_out, self.sizes)
         else:
             numbers = metrics.image_metrics(self.model, self.held_out, self.recipe.mask_ratio)
+            if self.recipe.model.classes:
+                numbers |= metrics.class_metrics(self.model, *self.classified)
         self.model.train()
         return numbers
 
@@ -284,7 +311,7 @@ class Job:
 
     def _restore(self, last: Path) -> None:
         facts = json.loads((last / "state.json").read_text())
-        if facts["recipe"] != json.loads(json.dumps(self.recipe.to_dict())):
+        if Recipe.from_dict(facts["recipe"]) != self.recipe:
             raise TrainingError(
                 f"The state in {self.folder} belongs to another version of the "
                 f"recipe {self.recipe.name}; move it away to start anew."

@@ -34,7 +34,7 @@ class UnknownRecipe(RecipeError):
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One run. ``model`` is the shape; ``balance``, ``importance``, ``smooth_load`` and ``z`` weigh
-    the losses.
+    the losses of the routers, ``class_weight`` that of a picture's class beside its patches.
 
     snapshots  steps after which the weights are kept as they are; a run begins at weights that
                the seed alone gives, and ends at those of the checkpoint
@@ -54,6 +54,7 @@ class Recipe:
     warmup: int = 100
     weight_decay: float = 0.01
     clip: float = 1.0
+    class_weight: float = 1.0
     mask_ratio: float = 0.5
     replay: bool = False
     snapshots: tuple[int, ...] = ()
@@ -77,6 +78,13 @@ class Recipe:
         except (OSError, TypeError, KeyError, ValueError) as error:
             raise RecipeError(f"The recipe {path.name} cannot be used: {error}") from None
         return recipe if seed is None else replace(recipe, seed=seed)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Recipe:
+        """The inverse of :meth:`to_dict`, also through JSON. What was written before a field
+        existed has its default."""
+        model = ModelConfig.from_dict(data["model"])
+        return cls(**data | {"model": model, "snapshots": tuple(data.get("snapshots", ()))})
 
     def to_dict(self) -> dict:
         return asdict(self)

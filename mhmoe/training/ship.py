@@ -29,6 +29,7 @@ from mhmoe.training.text import LANGUAGES
 
 WINDOWS = 32  #: held-out windows of each language
 PICTURES = 96  #: held-out pictures
+CLASSIFIED = 900  #: held-out scenes whose class is asked for
 
 DATA = {
     "text": [
@@ -100,7 +101,8 @@ def facts(job: Job) -> dict:
     """What is known of the run without measuring anything."""
     recipe = job.recipe
     tokens = job.step * recipe.batch * recipe.model.context
-    return {
+    named = {"classes": list(job.scenes.CLASSES)} if recipe.model.classes else {}
+    return named | {
         "recipe": recipe.to_dict(),
         "seed": recipe.seed,
         "data": DATA[recipe.data],
@@ -139,6 +141,9 @@ def evaluate(model: Transformer, job: Job) -> dict:
         numbers = metrics.image_metrics(
             model, job.scenes.validation(PICTURES), job.recipe.mask_ratio, watch=counter
         )
+        if model.config.classes:
+            classified = job.scenes.classified_validation(CLASSIFIED)
+            numbers |= metrics.class_metrics(model, *classified, counter)
     return {"metrics": numbers, "load": counter.loads()}
 
 
