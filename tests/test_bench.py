@@ -497,3 +497,23 @@ def test_the_benches_know_no_streamlit_and_their_functions_are_short(path):
             assert not (node.module or "").startswith("streamlit")
         elif isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 60, node.name
+
+
+def test_the_kept_costs_cover_every_size_and_their_ratios_follow_from_the_times():
+    kept = json.loads((ROOT / "assets" / "layer-costs.json").read_text("utf-8"))
+    ms = {tuple(row[:8]): row[8] for row in kept["rows"]}
+    assert kept["columns"][:8] == [
+        "tokens", "experts", "top_k", "heads", "d_model", "d_ff", "pass", "impl",
+    ]  # fmt: skip
+    tokens, experts, top_k, width = layer.HEADED
+    headed = [(tokens, experts, top_k, heads, width, 4 * width) for heads in layer.HEADS]
+    plain = [
+        (tokens, c.experts, c.top_k, c.heads, c.d_model, c.d_ff)
+        for tokens, c in layer.parse_sizes(layer.SIZES)
+    ]
+    for size, which in product(plain + headed, layer.PASSES):
+        assert {(*size, which, name) in ms for name in ("ours", "floor", "dense")} == {True}
+    for *case, milliseconds, ratio in kept["rows"]:
+        if case[-1] == "ours":
+            floor = ms[*case[:-1], "floor"]
+            assert ratio == pytest.approx(milliseconds / floor, rel=0.01)
