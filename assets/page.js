@@ -1,5 +1,7 @@
 // What only the browser can do for the whole document. It draws nothing.
 
+const whenIdle = window.requestIdleCallback ?? ((job) => setTimeout(job, 60)); // Safari has none
+
 /** Keeps the address bar on the current view without adding steps to the history. */
 function showAddress(path, query) {
   // After a page switch the previous run may still be on screen; its query is not ours to write.
@@ -73,7 +75,7 @@ export default function ({ data, parentElement }) {
   const listening = new AbortController();
   const root = document.documentElement;
   if (root.lang !== data.lang) root.lang = data.lang; // written, it costs the whole page its styles
-  requestIdleCallback(() => !listening.signal.aborted && showAddress(data.path, data.query), { timeout: 200 });
+  whenIdle(() => !listening.signal.aborted && showAddress(data.path, data.query), { timeout: 200 });
   const leaveNavigation = keepNavigationNamed(data.navigation, data.path);
   tipsObeyEscape(listening.signal);
   // The page is complete: its frame was drawn after everything else.

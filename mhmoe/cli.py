@@ -137,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--scenes",
         metavar="N",
-        type=count,
+        type=bench.count,
         help="N generated scenes that no model was trained on, with the class of each",
     )
     evaluate.set_defaults(command=show_metrics)
@@ -146,16 +146,16 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print JSON")
     for command in (trace, evaluate):
         command.add_argument("--model", metavar="NAME", required=True)
-    measure = commands.add_parser("bench", help="measure the speed of the app or of the layers")
-    bench.options(measure)
-    measure.set_defaults(command=run_bench)
-    numbers = commands.add_parser(
+    speed = commands.add_parser("bench", help="measure the speed of the app or of the layers")
+    bench.options(speed)
+    speed.set_defaults(command=run_bench)
+    measure = commands.add_parser(
         "measure", help="measure models on held-out text, into one results file"
     )
-    _measure_options(numbers)
+    _measure_options(measure)
     train = commands.add_parser("train", help="train a model, or go on where its run stopped")
     _train_options(train)
-    for command in (trace, evaluate, numbers, train):
+    for command in (trace, evaluate, measure, train):
         command.add_argument(
             "--device",
             metavar="DEVICE",
@@ -237,14 +237,6 @@ def seed(value: str) -> int:
     """For argparse, which calls a wrong value an "invalid seed value"."""
     number = int(value)
     if number < 0:
-        raise ValueError
-    return number
-
-
-def count(value: str) -> int:
-    """For argparse: a whole number of at least 1."""
-    number = int(value)
-    if number < 1:
         raise ValueError
     return number
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import CLASSES, IMAGE, TINY
 
-from mhmoe.analysis.intervals import binomial
+from mhmoe.analysis.nulls import binomial
 from mhmoe.layers import MoEConfig
 from mhmoe.models import metrics
 from mhmoe.models.config import ModelConfig

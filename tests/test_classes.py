@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import CLASSES, TINY
+from tiny import CLASSES, TINY, Cut, cut_at
 
 from mhmoe import cli
 from mhmoe.models import checkpoint, engine, metrics
@@ -154,15 +154,8 @@ def test_an_interrupted_run_is_the_uninterrupted_one(tmp_path):
     whole = Job(tiny(), tmp_path / "a")
     whole.run()
 
-    class Cut(Exception):
-        pass
-
-    def cut(progress):
-        if progress.step == 4:
-            raise Cut
-
     with pytest.raises(Cut):
-        Job(tiny(), tmp_path / "b").run(cut)
+        Job(tiny(), tmp_path / "b").run(cut_at(4))
     again = Job(tiny(), tmp_path / "b")
     assert again.resume()
     assert again.step == 4

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import IMAGE
+from tiny import IMAGE, Cut, cut_at
 
 from mhmoe.models.transformer import Transformer
 from mhmoe.training import loop
@@ -44,15 +44,8 @@ def test_every_member_trains_and_goes_on_bit_for_bit(name, tmp_path):
     for weight, value in whole.model.state_dict().items():
         assert not torch.equal(value, moved[weight]), weight
 
-    class Cut(Exception):
-        pass
-
-    def cut(progress):
-        if progress.step == 2:
-            raise Cut
-
     with pytest.raises(Cut):
-        Job(small(name), tmp_path / "b").run(cut)
+        Job(small(name), tmp_path / "b").run(cut_at(2))
     again = Job(small(name), tmp_path / "b")
     assert again.resume()
     again.run()

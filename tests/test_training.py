@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
-from tiny import TINY, VOCABULARY
+from tiny import TINY, VOCABULARY, Cut, cut_at
 
 from mhmoe.models import checkpoint, engine
 from mhmoe.models.config import SHIPPED
@@ -34,18 +34,6 @@ def _often(monkeypatch, models):
     monkeypatch.setattr(loop, "VALIDATION", 6)
     monkeypatch.setattr(ship, "WINDOWS", 2)
     monkeypatch.setattr(ship, "PICTURES", 2)
-
-
-class Cut(Exception):
-    """Stands for a power cut."""
-
-
-def cut_at(step: int):
-    def report(progress):
-        if progress.step >= step:
-            raise Cut
-
-    return report
 
 
 def assert_same_run(a: Job, b: Job) -> None:

@@ -37,3 +37,17 @@ TINY = {
 }
 #: The same pictures with the twelve classes of generated scenes.
 CLASSES = replace(TINY["image-smoe"], classes=12)
+
+
+class Cut(Exception):
+    """Stands for a power cut."""
+
+
+def cut_at(step: int):
+    """For a run's reports: the power fails at this step."""
+
+    def report(progress):
+        if progress.step >= step:
+            raise Cut
+
+    return report

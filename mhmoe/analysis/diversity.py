@@ -20,22 +20,16 @@ from mhmoe.analysis import balance
 NULLS = ("layer", "heads")
 
 
-def per_token(expert_SK: np.ndarray, heads: int, experts: int) -> np.ndarray:
-    """[R, E] how many of a token's sub-tokens chose each expert; padding (-1) counts nowhere."""
-    rows = expert_SK.reshape(-1, heads * expert_SK.shape[1])
-    at = np.arange(len(rows))[:, None] * (experts + 1) + rows + 1
-    counts = np.bincount(at.ravel(), minlength=len(rows) * (experts + 1))
-    return counts.reshape(len(rows), experts + 1)[:, 1:]
-
-
-def gate_per_token(
-    expert_SK: np.ndarray, gate_SK: np.ndarray, heads: int, experts: int
+def per_token(
+    expert_SK: np.ndarray, heads: int, experts: int, weight_SK: np.ndarray | None = None
 ) -> np.ndarray:
-    """[R, E] sum of the gates that each expert has of a token's sub-tokens."""
+    """[R, E] how many of a token's sub-tokens chose each expert, or the sum of these choices'
+    weights (their gates); padding (-1) counts nowhere."""
     rows = expert_SK.reshape(-1, heads * expert_SK.shape[1])
     at = np.arange(len(rows))[:, None] * (experts + 1) + rows + 1
-    sums = np.bincount(at.ravel(), gate_SK.ravel(), len(rows) * (experts + 1))
-    return sums.reshape(len(rows), experts + 1)[:, 1:]
+    weight = None if weight_SK is None else weight_SK.ravel()
+    counts = np.bincount(at.ravel(), weight, len(rows) * (experts + 1))
+    return counts.reshape(len(rows), experts + 1)[:, 1:]
 
 
 def distinct(count_RE: np.ndarray) -> np.ndarray:
@@ -74,7 +68,7 @@ def numbers(
     count = per_token(expert_SK, heads, experts)
     return {
         "distinct": distinct(count),
-        "effective": effective(gate_per_token(expert_SK, gate_SK, heads, experts)),
+        "effective": effective(per_token(expert_SK, heads, experts, gate_SK)),
         "agreement": agreement(count, heads, expert_SK.shape[1]),
     }
 

@@ -75,7 +75,7 @@ def balanced(r: Routed) -> dict:
         "dead": lambda count: balance.dead(balance.shares(count)),
     }
     return {
-        "share": routing.demand_share(layer).tolist(),
+        "share": balance.shares(layer.demand).tolist(),
         **{
             name: {
                 "value": float(number(layer.demand)),

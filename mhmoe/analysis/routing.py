@@ -54,11 +54,6 @@ def per_word(trace: RoutingTrace, per_token: np.ndarray) -> np.ndarray:
     return total / np.maximum(np.bincount(word, minlength=len(trace.input.words)), 1)
 
 
-def demand_share(layer: LayerTrace) -> np.ndarray:
-    """[E] share of all choices that each expert attracted; 1/E when balanced."""
-    return layer.demand / max(1, int(layer.demand.sum()))
-
-
 def variation(values: np.ndarray) -> float:
     """CV = std / mean, population form; between 0 and sqrt(E - 1)."""
     return float(balance.variation(values))

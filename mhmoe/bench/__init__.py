@@ -109,7 +109,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """``bench app`` and ``bench layer`` for the command line; each adds its own options."""
     kinds = parser.add_subparsers(metavar="app|layer", required=True)
     app = kinds.add_parser("app", help="the app in a browser, beside bare pages")
-    app.add_argument("--runs", metavar="N", type=_count, default=15, help="of each; default 15")
+    app.add_argument("--runs", metavar="N", type=count, default=15, help="of each; default 15")
     app.add_argument("--only", metavar="CASE", nargs="+", help="some of the cases")
     app.set_defaults(measure=_app)
     layer = kinds.add_parser("layer", help="the layers, beside their matrix products")
@@ -120,8 +120,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         "quarter of an hour",
     )
     layer.add_argument("--heads", metavar="H,...", help="default 1, at 4096/32/2 also 2,4,8")
-    layer.add_argument("--runs", metavar="N", type=_count, default=15, help="default 15")
-    layer.add_argument("--threads", metavar="N", type=_count, default=1, help="default 1")
+    layer.add_argument("--runs", metavar="N", type=count, default=15, help="default 15")
+    layer.add_argument("--threads", metavar="N", type=count, default=1, help="default 1")
     layer.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
     layer.add_argument("--write", metavar="FILE", help="also keep the costs for the pages")
     layer.set_defaults(measure=_layer)
@@ -166,7 +166,8 @@ def _layer(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def _count(value: str) -> int:
+def count(value: str) -> int:
+    """For argparse: a whole number of at least 1."""
     number = int(value)
     if number < 1:
         raise ValueError

@@ -41,6 +41,7 @@ LARGE_BYTES = 4 << 20
 #: From this size on, w_in's gradient is worth a buffer: the allocator gives fresh memory each time.
 LARGE_WEIGHTS = 16 << 20
 
+#: An activation that writes over its input.
 IN_PLACE: dict[Callable, Callable[[Tensor], Tensor]] = {
     F.relu: torch.relu_,
     F.gelu: torch.ops.aten.gelu_,
@@ -229,12 +230,15 @@ def _forward(
     total = x.new_zeros(visits.rows, x.shape[1])
     outputs = None if kept is None or gate is None else buffer((R, x.shape[1]), x)
     rows = min(R, most(x, width, free) or R) if free else R
-    space = (None, None) if kept is None and not free else _space(x, w, rows)
+    space = None
     act = IN_PLACE[activation] if free else activation
     for p in pieces(visits, x, width, free):
         at = slice(p.lo, p.hi)
-        where = slice(0, p.hi - p.lo) if free else at
-        into = (None if t is None else t[where] for t in space)
+        into = (None, None)
+        if p.ends is None and (free or kept is not None):  # several experts bring their own memory
+            space = space or _space(x, w, rows)
+            where = slice(0, p.hi - p.lo) if free else at
+            into = (None if t is None else t[where] for t in space)
         hidden, gating = _hidden(p, x, w, visits, *into)
         active = act(hidden) if gating is None else act(gating) * hidden
         out = p.times(active, w.w_out, out=None if outputs is None else outputs[at])

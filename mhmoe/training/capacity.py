@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mhmoe.analysis.intervals import binomial
+from mhmoe.analysis.nulls import binomial
 from mhmoe.layers import WhatIf, losses
 from mhmoe.layers.config import ORDERS
 from mhmoe.models import metrics

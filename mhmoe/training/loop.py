@@ -115,29 +115,25 @@ class Job:
             ids = ids.to(self.device).long()
             run = self.model(ids, generator=self._generator(step))
             return metrics.token_nats(run.output, ids).mean(), run
-        if r.model.classes:
-            return self._loss_with_classes(step)
-        patches = to_patches(self.scenes.batch(r.seed, step, r.batch), r.model.patch)
-        patches = patches.to(self.device)
-        masked = random_mask(r.batch, r.model.context, r.mask_ratio, [r.seed, step])
-        masked = masked.to(self.device)
-        run = self.model(patches, masked=masked, generator=self._generator(step))
-        return F.mse_loss(run.output[masked], patches[masked]), run
-
-    def _loss_with_classes(self, step: int) -> tuple[torch.Tensor, Run]:
-        """Every second picture has hidden patches, which are guessed; every scene, whole or not,
-        teaches its class."""
-        r = self.recipe
-        pictures, classes = self.scenes.classified_batch(r.seed, step, r.batch)
+        pictures, classes = self._pictures(step)
         patches = to_patches(pictures, r.model.patch).to(self.device)
         masked = random_mask(r.batch, r.model.context, r.mask_ratio, [r.seed, step])
-        masked[::2] = False
+        if classes is not None:
+            masked[::2] = False  # accuracy is measured on whole pictures, so half of them are whole
         masked = masked.to(self.device)
         run = self.model(patches, masked=masked, generator=self._generator(step))
-        known = torch.from_numpy(classes).to(self.device)
-        guesses = F.mse_loss(run.output[masked], patches[masked])
-        named = F.cross_entropy(run.classes, known, ignore_index=-1)
-        return guesses + r.class_weight * named, run
+        loss = F.mse_loss(run.output[masked], patches[masked])
+        if classes is not None:
+            known = torch.from_numpy(classes).to(self.device)
+            loss = loss + r.class_weight * F.cross_entropy(run.classes, known, ignore_index=-1)
+        return loss, run
+
+    def _pictures(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of one step, and their classes where the model has any: -1 for a photograph."""
+        r = self.recipe
+        if r.model.classes:
+            return self.scenes.classified_batch(r.seed, step, r.batch)
+        return self.scenes.batch(r.seed, step, r.batch), None
 
     def _generator(self, step: int) -> torch.Generator:
         """Noise is a function of seed and step, so that a resumed run draws the same."""
