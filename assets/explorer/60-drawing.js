@@ -4,13 +4,17 @@ const LEVELS = 6; // vector cells are quantised to -6..6: one path per level ins
 
 class Drawing {
   constructor(journey, geometry, kit) {
-    Object.assign(this, { j: journey, g: geometry, ...kit }); // kit: say, tooltip, family
+    Object.assign(this, { j: journey, g: geometry, ...kit }); // kit: say, tooltip, family, zoom
     this.marks = []; // what the keyboard can visit, in the order of the journey
     this.parts = [];
-    this.root = svg("g");
     this.under = svg("g");
     this.over = svg("g");
-    this.root.append(this.under, this.over);
+    const { width, height } = geometry;
+    const { say, zoom } = kit;
+    this.root = svg("svg", { class: "canvas", role: "group", focusable: "false", viewBox: `0 0 ${width} ${height}`,
+      width: px(width * zoom), height: px(height * zoom), "aria-label": `${say("stage_label")}. ${say("stage_keys")}` },
+    this.under, this.over);
+    this.view = el("div", { class: "view", "data-shown": false }, this.root);
     this.compose();
   }
 
@@ -23,6 +27,20 @@ class Drawing {
     this.merge();
     this.residual();
     this.headings(); // last: no line may cross a name
+  }
+
+  /** Reveals what belongs to this step and the earlier ones; CSS does the moving. */
+  showStep(step, animate) {
+    this.root.classList.toggle("still", !animate);
+    for (const part of this.parts) {
+      const from = Number(part.dataset.from);
+      part.classList.toggle("on", from <= step);
+      part.classList.toggle("new", from === step);
+      put(part, "aria-hidden", from > step);
+    }
+    for (const heading of this.root.querySelectorAll("[data-steps]")) {
+      put(heading, "data-now", heading.dataset.steps.split(" ").includes(this.j.steps[step]));
+    }
   }
 
   // ── small tools ─────────────────────────────────────────────────────────────────────────

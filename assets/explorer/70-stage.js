@@ -11,7 +11,7 @@ class Stage {
     this.explorer = explorer;
     this.step = Infinity; // the first view is complete: everything visible
     this.timer = null;
-    this.shelf = new Map(); // outcome -> finished drawing
+    this.shelf = new Map(); // outcome -> finished drawing, laid out in the page; one is shown
   }
 
   // ── building ────────────────────────────────────────────────────────────────────────────
@@ -26,9 +26,11 @@ class Stage {
     this.title = el("h2", { class: "title" });
     this.subtitle = el("span", { class: "subtitle" });
     this.caption = el("span", { class: "subtitle save-only" });
-    this.svg = svg("svg", { class: "canvas", role: "group", focusable: "false" });
     this.at = 0;
-    this.scroller = el("div", { class: "scroller", onscroll: () => this.explorer.later("wide", () => this.scrolled()) }, this.svg);
+    this.scroller = el("div", { class: "scroller", onscroll: () => this.explorer.later("wide", () => this.scrolled()),
+      onkeydown: (event) => this.onKey(event),
+      onpointerover: (event) => this.hover(event.target), onpointerleave: () => this.hover(null),
+      onfocusin: (event) => this.hover(event.target), onfocusout: () => this.hover(null) });
     this.playButton = button("play", say("play"), () => this.toggle());
     this.slider = el("input", { type: "range", class: "slider", min: 1, step: 1, "aria-label": say("steps"),
       oninput: () => { this.pause(); this.goTo(Number(this.slider.value) - 1); } });
@@ -45,11 +47,6 @@ class Stage {
     this.node = el("section", { class: "stage", "aria-label": say("stage_label"), "data-ready": "false" },
       el("header", {}, this.title, this.subtitle, this.caption, this.explorer.saveButtons(() => this.node, () => this.pictureName(), say("stage_label"))),
       this.scroller, this.waiting, this.controls, this.live);
-    this.svg.addEventListener("keydown", (event) => this.onKey(event));
-    this.svg.addEventListener("pointerover", (event) => this.hover(event.target));
-    this.svg.addEventListener("pointerleave", () => this.hover(null));
-    this.svg.addEventListener("focusin", (event) => this.hover(event.target));
-    this.svg.addEventListener("focusout", () => this.hover(null));
     this.edition = null;
     this.drawing = null;
     return this.node;
@@ -67,16 +64,21 @@ class Stage {
     const width = this.roomFor();
     if (width < 40) return;
     const edition = `${explorer.version} ${width} ${this.zoom}`;
-    if (this.edition !== edition) this.shelf.clear();
+    const focused = this.marks?.findIndex((mark) => mark.matches(":focus")) ?? -1;
+    if (this.edition !== edition) {
+      this.shelf.clear();
+      this.scroller.replaceChildren();
+    }
     this.edition = edition;
     const drawing = this.drawingOf(explorer.selection.outcome);
     if (this.drawing === drawing) return;
-    const focused = this.marks?.findIndex((mark) => mark.matches(":focus")) ?? -1;
+    if (this.drawing) put(this.drawing.view, "data-shown", false);
+    put(drawing.view, "data-shown", true);
     this.drawing = drawing;
     this.journey = drawing.j;
     this.geometry = drawing.g;
-    this.svg.replaceChildren(drawing.root);
-    this.marks = this.drawing.marks;
+    this.marks = drawing.marks;
+    this.light(this.lit);
     makeTabStop(this.marks, clamp(focused, 0, this.marks.length - 1));
     if (focused >= 0) this.marks[clamp(focused, 0, this.marks.length - 1)].focus();
     this.frame(stage, explorer.say);
@@ -85,26 +87,36 @@ class Stage {
     this.stock();
   }
 
-  /** The drawing of an outcome, from the shelf or made now. */
+  /**
+   * The drawing of an outcome, from the shelf or made now. The shelf keeps the drawings in the page,
+   * unseen but laid out: styles and texts of a new one cost a long task, at every scrubbed value.
+   */
   drawingOf(outcome) {
     if (!this.shelf.has(outcome)) {
       const { say, tooltip, family, data } = this.explorer;
       const journey = journeyOf(data.stage, outcome);
       const geometry = geometryOf(journey, this.roomFor());
-      this.shelf.set(outcome, new Drawing(journey, geometry, { say, tooltip, family }));
+      const drawing = new Drawing(journey, geometry, { say, tooltip, family, zoom: this.zoom });
+      this.scroller.append(drawing.view);
+      this.shelf.set(outcome, drawing);
     }
     return this.shelf.get(outcome);
   }
 
-  /** While the browser idles, the other outcomes are drawn too: then scrubbing only swaps drawings. */
+  /** While the browser idles, the other outcomes are drawn too: then scrubbing only shows another one. */
   stock() {
     forgetIdle(this.stocking);
     const { outcomes } = this.explorer.data;
     const next = outcomes.findIndex(({ ready }, outcome) => ready && !this.shelf.has(outcome));
+    put(this.node, "data-stocked", next < 0);
     if (next < 0) return;
-    this.stocking = whenIdle(() => {
-      this.drawingOf(next);
-      this.stock();
+    this.stocking = whenIdle(() => { // two short tasks: drawing, then styles and layout
+      const drawing = this.drawingOf(next);
+      drawing.showStep(this.stepNow, false);
+      this.stocking = whenIdle(() => {
+        drawing.root.getBoundingClientRect();
+        this.stock();
+      });
     });
   }
 
@@ -119,13 +131,7 @@ class Stage {
   }
 
   frame(stage, say) {
-    const { width, height, wide } = this.geometry;
-    const { zoom } = this;
-    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    this.svg.setAttribute("width", px(width * zoom));
-    this.svg.setAttribute("height", px(height * zoom));
-    this.svg.setAttribute("aria-label", `${say("stage_label")}. ${say("stage_keys")}`);
-    put(this.node, "data-wide", wide);
+    put(this.node, "data-wide", this.geometry.wide);
     put(this.node, "data-masked", false);
     const model = this.explorer.data.models[stage.model];
     write(this.title, say(this.explorer.data.kind === "image" ? "stage_title_image" : "stage_title", { name: stage.name, layer: this.explorer.layerNumber(stage.layer) }));
@@ -173,6 +179,10 @@ class Stage {
     return (this.journey?.steps.length ?? 1) - 1;
   }
 
+  get stepNow() {
+    return clamp(this.step, 0, this.last);
+  }
+
   goTo(step) {
     if (!this.journey) return;
     this.step = clamp(step, 0, this.last);
@@ -181,22 +191,13 @@ class Stage {
 
   move(by) {
     this.pause();
-    this.goTo(clamp(this.step, 0, this.last) + by);
+    this.goTo(this.stepNow + by);
   }
 
-  /** Reveals what belongs to this step and the earlier ones; CSS does the moving. */
   showStep(animate) {
-    const step = clamp(this.step, 0, this.last);
+    const step = this.stepNow;
     const name = this.journey.steps[step];
-    this.svg.classList.toggle("still", !animate || stillness.matches);
-    for (const part of this.drawing.parts) {
-      const from = Number(part.dataset.from);
-      part.classList.toggle("on", from <= step);
-      part.classList.toggle("new", from === step);
-      put(part, "aria-hidden", from > step);
-    }
-    this.svg.querySelectorAll("[data-steps]").forEach((heading) =>
-      put(heading, "data-now", heading.dataset.steps.split(" ").includes(name)));
+    this.drawing.showStep(step, animate && !stillness.matches);
     put(this.node, "data-step", step + 1);
     put(this.node, "data-masked", step >= this.journey.steps.indexOf("keep"));
     put(this.node, "data-drops", step >= this.journey.steps.indexOf("experts") && this.journey.dropped.length > 0);
@@ -274,8 +275,10 @@ class Stage {
 
   /** Lights the marks of these experts; null lights all. */
   light(experts) {
-    if (experts) put(this.svg, "data-lit", [...experts].join(" "));
-    else this.svg.removeAttribute("data-lit");
+    this.lit = experts;
+    if (!this.drawing) return;
+    if (experts) put(this.drawing.root, "data-lit", [...experts].join(" "));
+    else this.drawing.root.removeAttribute("data-lit");
   }
 }
 

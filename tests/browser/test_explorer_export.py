@@ -24,8 +24,10 @@ def test_the_saved_stage_shows_the_gates_of_the_trace(server, visit):
     page = visit(server)
     stage = page.locator(".st-key-explorer-text .stage[data-ready=true]")
     stage.wait_for()
-    gates = stage.locator(".pill").evaluate_all("pills => pills.map(p => p.dataset.gate)")
-    shown = stage.locator(".pill .gate").all_text_contents()
+    drawing = stage.locator("[data-shown=true]")
+    gates = drawing.locator(".pill").evaluate_all("pills => pills.map(p => p.dataset.gate)")
+    shown = drawing.locator(".pill .gate").all_text_contents()
+    experts = drawing.locator(".card .name").all_text_contents()
     assert gates
     assert all(abs(float(g) - float(s)) <= 6e-4 for g, s in zip(gates, shown, strict=True))
     name, content = saved(page, stage, language.lookup("en", "explorer.save_svg"))
@@ -33,6 +35,7 @@ def test_the_saved_stage_shows_the_gates_of_the_trace(server, visit):
     root = ElementTree.fromstring(content)
     texts = [node.text for node in root.iter(f"{SVG}text")]
     assert set(shown) <= set(texts)
+    assert all(texts.count(name) == experts.count(name) for name in experts)  # no unseen drawing
     style = b"".join(re.findall(rb"<style>.*?</style>", content, re.DOTALL))
     rest = content.replace(style, b"") if style else content
     assert b"var(" not in rest

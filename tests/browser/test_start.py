@@ -20,6 +20,7 @@ from mhmoe.ui.runs import CAPACITIES
 
 TEXT = "La camera da letto. The camera 银行"
 STAGE = ".st-key-explorer-text .stage"
+PILL = f"{STAGE} [data-shown=true] .pill"  # the drawings of other capacities are hidden
 
 
 def words(lang: str, key: str, **values: object) -> str:
@@ -50,7 +51,7 @@ def chips(page: Page, model: int, kind: str = "text") -> list[int]:
 
 def pills(page: Page) -> list[tuple[int, int, float]]:
     """(head, expert, gate) of every gate on the stage of the sentence."""
-    rows = page.locator(f"{STAGE} .pill").evaluate_all(
+    rows = page.locator(PILL).evaluate_all(
         "all => all.map(e => [e.dataset.head, e.dataset.expert, e.dataset.gate])"
     )
     return [(int(head), int(expert), float(gate)) for head, expert, gate in rows]
@@ -102,7 +103,7 @@ def test_a_click_on_a_token_and_a_layer_moves_the_stage(server, visit):
     settle(page)
     assert same_gates(pills(page), gates_of(layer, 4))
     page.locator(".st-key-explorer-text .row[data-model='1'] .token[data-token='4']").click()
-    expect(page.locator(f"{STAGE} .pill")).to_have_count(2)
+    expect(page.locator(PILL)).to_have_count(2)
     plain = trace_of("text-smoe", TEXT).layers[3]
     assert same_gates(pills(page), gates_of(plain, 4))
     expect(page).to_have_url(re.compile("model=text-smoe"))
@@ -154,6 +155,7 @@ def test_a_scrubbed_value_forces_no_layout(server, visit):
     page = opened(visit, server)
     slider = page.locator(".st-key-explorer-text .capacity input[type=range]")
     expect(slider).to_be_enabled()
+    expect(page.locator(STAGE)).to_have_attribute("data-stocked", "true")
     settle(page)
     page.evaluate(COUNT_LAYOUTS)
     for value in (0, 3, 6):
@@ -362,13 +364,15 @@ def test_a_router_that_hardly_prefers_anything_says_so_and_looks_so(server, visi
     expect(page.locator(".st-key-he-card-picture").get_by_text(said)).to_be_visible()
     expect(page.locator(".st-key-he-card-sentence").get_by_text("undecided")).to_have_count(0)
     stage = page.locator(".st-key-explorer-image .stage")
-    expect(stage.locator(".heading", has_text="router scores")).to_contain_text("(−1 to 1)")
-    tall = stage.locator(".score .bar").evaluate_all(
+    drawing = stage.locator("[data-shown=true]")
+    expect(drawing.locator(".heading", has_text="router scores")).to_contain_text("(−1 to 1)")
+    tall = drawing.locator(".score .bar").evaluate_all(
         "bars => bars.map(bar => Number(bar.getAttribute('height')))"
     )
-    room = stage.locator(".score .hit").first.evaluate("hit => Number(hit.getAttribute('height'))")
+    hit = drawing.locator(".score .hit").first
+    room = hit.evaluate("hit => Number(hit.getAttribute('height'))")
     assert max(tall) < 0.05 * room
-    expect(stage.locator(".even.mark")).to_have_count(layer.heads)
+    expect(drawing.locator(".even.mark")).to_have_count(layer.heads)
 
 
 def test_a_cut_strip_fades_and_counts_what_is_out_of_sight(server, visit):
