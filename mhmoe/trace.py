@@ -191,8 +191,8 @@ SCALARS = (
 class RoutingTrace:
     """One input through one model. ``layers`` is empty for a dense model.
 
-    nats  [T]  cross-entropy of each token given those before it; NaN where there is none
-               (the first token, and every patch of an image)
+    nats  [T]  cross-entropy of each token given those before it; NaN where there is none (the
+               first token). None for pictures, and for encoders, which see what they would predict
     """
 
     source: Source

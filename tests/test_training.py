@@ -15,6 +15,7 @@ from tiny import TINY, VOCABULARY, Cut, cut_at
 
 from mhmoe.models import checkpoint, engine
 from mhmoe.models.config import SHIPPED
+from mhmoe.models.transformer import Transformer
 from mhmoe.training import loop, recipe, scenes, ship, text
 from mhmoe.training.loop import Job, TrainingError
 from mhmoe.training.recipe import Recipe
@@ -255,6 +256,16 @@ def test_languages_are_even_whatever_their_size(text_dir, tmp_path):
         assert any(starts)
 
 
+def test_a_recipe_of_one_language_reads_no_other(text_dir, tmp_path):
+    job = Job(tiny(languages=("en",)), tmp_path, text_dir=text_dir)
+    english = text.Corpus.build(
+        text.sentences(text_dir, "en", "train"), checkpoint.load_tokenizer()
+    ).ids.tobytes()
+    for row in job.train_data.batch(1, 0, 12):
+        assert row.tobytes() in english
+    assert len(job.held_out_text.corpora) == 1
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -323,6 +334,29 @@ def test_members_of_a_comparison_have_the_same_parameters():
         assert abs(size / sizes["e8"] - 1) < 0.02, (name, sizes)
 
 
+def test_the_parts_of_mhmoe_are_compared_at_equal_parameters_and_multiplications():
+    """Tables 6 and 7: the square layers alone, the cutting alone, and the layers' depth."""
+    names = ("e8", "e8-layers", "e8-h4-bare", "e8-h4", "e8-h4-n2", "e8-h4-n3")
+    layers = {name: Recipe.load(f"text-{name}").model.moe for name in names}
+    shapes = [(c.heads, int(c.projections)) for c in layers.values()]
+    assert shapes == [(1, 0), (1, 1), (4, 0), (4, 1), (4, 2), (4, 3)]
+    sizes = [c.parameters for c in layers.values()]
+    assert max(sizes) / min(sizes) < 1.005
+    assert len({c.macs_per_token for c in layers.values() if c.heads == 4}) == 1
+    dense, one = (Recipe.load(f"text-{name}").model for name in ("ffn", "ffn-layers"))
+    assert (one.moe.experts, one.moe.top_k, one.moe.projections) == (1, 1, 1)
+    router = one.moe.d_model * one.blocks
+    sizes = [Transformer(shape).counts()["params_total"] for shape in (dense, one)]
+    assert sizes[1] - sizes[0] == router
+
+
+def test_english_is_the_family_of_six_languages_with_one_of_them():
+    for name in ("ffn", "e8", "e8-h4"):
+        many, one = (Recipe.load(f"{family}-{name}") for family in ("text", "english"))
+        assert one.model == many.model
+        assert (one.languages, one.steps) == (("en",), 1000)
+
+
 def test_noise_in_training_is_the_same_again_and_follows_the_seed(tmp_path, text_dir):
     noisy = replace(TINY["text-smoe"].moe, noise="learned", gate="topk-softmax")
     shape = replace(TINY["text-smoe"], moe=noisy)
@@ -378,6 +412,11 @@ def test_the_collapse_pair_differs_in_alpha_only():
         ('data = "text"', "cannot be used: 'model'"),
         ('model = "text-gigantic"\ndata = "text"', "text-gigantic"),
         ('model = "text-smoe"\ndata = "text"\nsteps = 1', "missing"),
+        (
+            'model = "text-smoe"\ndata = "text"\nlanguages = ["en", "tlh"]\nsteps = 1\nbatch = 1\n'
+            "learning_rate = 1.0\nseed = 1",
+            r"languages \['tlh'\] are none of de, en, es, fr, it, zh",
+        ),
         (
             'model = "text-smoe"\ndata = "image"\nsteps = 1\nbatch = 1\n'
             "learning_rate = 1.0\nseed = 1",

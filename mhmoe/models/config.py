@@ -11,7 +11,9 @@ from mhmoe.layers import MoEConfig
 class ModelConfig:
     """A pre-norm transformer whose every FFN is dense, or an MoE layer.
 
-    kind        "text" (causal decoder) or "image" (encoder of patches)
+    kind        "text" or "image" (encoder of patches)
+    causal      text: each token sees those before it and predicts the next one (a decoder); if not,
+                it sees all and hidden tokens are predicted (an encoder). Pictures see everything
     context     tokens at most; for images the number of patches
     vocabulary  token ids; for images the raw values of a patch (side * side * 3)
     d_ff        inner width of the dense FFN; unused when ``moe`` is set
@@ -21,6 +23,7 @@ class ModelConfig:
     """
 
     kind: str
+    causal: bool = True
     d_model: int
     blocks: int
     attention_heads: int
@@ -35,6 +38,11 @@ class ModelConfig:
     @property
     def router(self) -> str:
         return self.moe.router if self.moe else "none"
+
+    @property
+    def predicts_next(self) -> bool:
+        """A decoder; every other model is asked for what was hidden from it."""
+        return self.kind == "text" and self.causal
 
     @property
     def heads(self) -> int:

@@ -113,8 +113,10 @@ def trace_text(
     copies = max(1, len(what_if.capacity_factors))
     inputs = torch.tensor([ids] * copies, device=loaded.device)
     run = _forward(loaded, inputs, what_if, vectors)
-    nats = np.full((copies, len(ids)), np.nan, np.float32)
-    nats[:, 1:] = metrics.token_nats(run.output, inputs).cpu().numpy()
+    nats = None
+    if loaded.model.config.causal:
+        nats = np.full((copies, len(ids)), np.nan, np.float32)
+        nats[:, 1:] = metrics.token_nats(run.output, inputs).cpu().numpy()
     return _traces(loaded, run, source, nats, vectors)
 
 
@@ -301,7 +303,8 @@ def _host(values: torch.Tensor) -> np.ndarray:
 
 
 def evaluate_text(loaded: Loaded, text: str) -> dict:
-    """bits_per_byte, perplexity, tokens, bytes over non-overlapping full windows.
+    """bits_per_byte, perplexity, tokens, bytes over non-overlapping full windows; an encoder's
+    are those of tokens hidden as in its training.
 
     Raises InputProblem for a text that does not fill one.
     """
@@ -317,7 +320,10 @@ def evaluate_text(loaded: Loaded, text: str) -> dict:
             window=size,
         )
     windows = ids[: len(ids) // size * size].reshape(-1, size)
-    return metrics.text_metrics(loaded.model, windows, tokenizer.byte_sizes(bpe))
+    ratio = (
+        {} if loaded.model.config.causal else {"mask_ratio": loaded.card["recipe"]["mask_ratio"]}
+    )
+    return metrics.text_metrics(loaded.model, windows, tokenizer.byte_sizes(bpe), **ratio)
 
 
 def evaluate_images(loaded: Loaded, pictures: Sequence[DecodedImage]) -> dict:

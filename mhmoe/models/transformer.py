@@ -1,4 +1,4 @@
-"""The two small transformers: a causal text decoder and an encoder of image patches."""
+"""The small transformers: a decoder or encoder of text, and an encoder of image patches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.heads, self.causal = config.attention_heads, config.kind == "text"
+        self.heads, self.causal = config.attention_heads, config.predicts_next
         self.qkv = nn.Linear(config.d_model, 3 * config.d_attention, bias=False)
         self.out = nn.Linear(config.d_attention, config.d_model, bias=False)
 
@@ -71,8 +71,9 @@ class Transformer(nn.Module):
             self.embed = nn.Embedding(config.vocabulary, D)
         else:
             self.embed = nn.Linear(config.vocabulary, D)
-            self.mask_token = nn.Parameter(torch.empty(D))
             self.output = nn.Linear(D, config.vocabulary)
+        if not config.predicts_next:
+            self.mask_token = nn.Parameter(torch.empty(D))
         self.position = nn.Parameter(torch.empty(config.context, D))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.RMSNorm(D)

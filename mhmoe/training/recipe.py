@@ -18,6 +18,7 @@ from pathlib import Path
 
 from mhmoe.layers import MoEConfig
 from mhmoe.models.config import SHIPPED, ModelConfig
+from mhmoe.training.text import LANGUAGES
 
 FOLDER = Path(__file__).parent / "recipes"
 FAMILIES = FOLDER / "families"
@@ -36,6 +37,8 @@ class Recipe:
     """One run. ``model`` is the shape; ``balance``, ``importance``, ``smooth_load`` and ``z`` weigh
     the losses of the routers, ``class_weight`` that of a picture's class beside its patches.
 
+    languages  of a text model, sampled evenly
+    mask_ratio share of patches, or of an encoder's tokens, that is hidden and guessed
     snapshots  steps after which the weights are kept as they are; a run begins at weights that
                the seed alone gives, and ends at those of the checkpoint
     """
@@ -57,6 +60,7 @@ class Recipe:
     class_weight: float = 1.0
     mask_ratio: float = 0.5
     replay: bool = False
+    languages: tuple[str, ...] = LANGUAGES
     snapshots: tuple[int, ...] = ()
 
     @classmethod
@@ -69,10 +73,12 @@ class Recipe:
                 data = _member(data, name)
             shape = data.pop("model")
             model = SHIPPED[shape] if isinstance(shape, str) else ModelConfig.from_dict(shape)
-            data["snapshots"] = tuple(data.get("snapshots", ()))
+            data |= _tuples(data)
             recipe = cls(name=name if path.parent == FAMILIES else path.stem, model=model, **data)
             if recipe.data != model.kind:
                 raise ValueError(f"a model of kind {model.kind} cannot learn from {recipe.data}")
+            if unknown := set(recipe.languages) - set(LANGUAGES):
+                raise ValueError(f"languages {sorted(unknown)} are none of {', '.join(LANGUAGES)}")
             if late := [step for step in recipe.snapshots if not 0 < step < recipe.steps]:
                 raise ValueError(f"snapshots at {late} do not lie between 0 and {recipe.steps}")
         except (OSError, TypeError, KeyError, ValueError) as error:
@@ -84,7 +90,7 @@ class Recipe:
         """The inverse of :meth:`to_dict`, also through JSON. What was written before a field
         existed has its default."""
         model = ModelConfig.from_dict(data["model"])
-        return cls(**data | {"model": model, "snapshots": tuple(data.get("snapshots", ()))})
+        return cls(**data | {"model": model} | _tuples(data))
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -98,6 +104,10 @@ class Recipe:
             "load": self.smooth_load,
             "z": self.z,
         }
+
+
+def _tuples(data: dict) -> dict:
+    return {name: tuple(data[name]) for name in ("languages", "snapshots") if name in data}
 
 
 def known() -> list[str]:

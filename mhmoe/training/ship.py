@@ -25,7 +25,6 @@ from mhmoe.models.device import describe
 from mhmoe.models.transformer import Run, Transformer
 from mhmoe.training.loop import Job, TrainingError
 from mhmoe.training.recipe import Recipe
-from mhmoe.training.text import LANGUAGES
 
 WINDOWS = 32  #: held-out windows of each language
 PICTURES = 96  #: held-out pictures
@@ -34,8 +33,7 @@ CLASSIFIED = 900  #: held-out scenes whose class is asked for
 DATA = {
     "text": [
         {
-            "what": "sentences collected for the Common Voice project, in "
-            f"{len(LANGUAGES)} languages ({', '.join(LANGUAGES)})",
+            "what": "sentences collected for the Common Voice project",
             "licence": "CC0 1.0",
         }
     ],
@@ -106,6 +104,7 @@ def facts(job: Job) -> dict:
         "recipe": recipe.to_dict(),
         "seed": recipe.seed,
         "data": DATA[recipe.data],
+        **({"languages": list(recipe.languages)} if recipe.data == "text" else {}),
         "licence": LICENCE,
         "training": {
             "steps": job.step,
@@ -149,10 +148,13 @@ def evaluate(model: Transformer, job: Job) -> dict:
 
 def _text(model: Transformer, job: Job, counter: _Counter) -> dict:
     """Per language, and their sums. The windows begin with those of the validation curve."""
-    windows = job.held_out_text.batch(0, 0, WINDOWS * len(LANGUAGES))
+    names = job.recipe.languages
+    windows = job.held_out_text.batch(0, 0, WINDOWS * len(names))
     languages = {
-        language: metrics.text_metrics(model, windows[i :: len(LANGUAGES)], job.sizes, counter)
-        for i, language in enumerate(LANGUAGES)
+        language: metrics.text_metrics(
+            model, windows[i :: len(names)], job.sizes, counter, job.recipe.mask_ratio
+        )
+        for i, language in enumerate(names)
     }
     tokens = sum(m["tokens"] for m in languages.values())
     size = sum(m["bytes"] for m in languages.values())

@@ -1,6 +1,6 @@
 """Text for training: one folder per language with sentences, one per line, gzip or plain.
 
-The six languages are sampled evenly whatever their size. A window starts where a sentence
+The languages are sampled evenly whatever their size. A window starts where a sentence
 starts, because that is how a visitor's sentence starts; it holds one language, the next
 sentences of the file follow, separated by a line break.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,10 +89,17 @@ class Corpus:
 class TextData:
     """Batches of windows [batch, context], a pure function of (seed, step)."""
 
-    def __init__(self, text_dir: Path, split: str, tokenizer: Tokenizer, context: int):
+    def __init__(
+        self,
+        text_dir: Path,
+        split: str,
+        tokenizer: Tokenizer,
+        context: int,
+        languages: Sequence[str] = LANGUAGES,
+    ):
         self.context = context
         self.corpora = []
-        for language in LANGUAGES:
+        for language in languages:
             lines = sentences(text_dir, language, split)
             corpus = Corpus.build(lines, tokenizer) if lines else None
             if corpus is None or len(corpus.ids) < context:
