@@ -22,7 +22,7 @@ from mhmoe import __version__, bench
 if TYPE_CHECKING:
     from mhmoe.models.engine import Loaded
     from mhmoe.models.images import DecodedImage
-    from mhmoe.trace import RoutingTrace
+    from mhmoe.trace import Input, RoutingTrace
     from mhmoe.training.loop import Job
     from mhmoe.training.recipe import Recipe
 
@@ -120,11 +120,13 @@ def parser() -> argparse.ArgumentParser:
     routers = commands.add_parser("routers", help="list the routers of the literature")
     routers.set_defaults(command=list_routers)
 
-    trace = commands.add_parser("trace", help="route a text or a picture")
-    source = trace.add_mutually_exclusive_group(required=True)
+    trace = commands.add_parser(
+        "trace", help="route a text, a picture, or a picture and its caption together"
+    )
+    source = trace.add_mutually_exclusive_group()
     source.add_argument("--text", metavar="S", help="the text itself")
     source.add_argument("--text-file", metavar="F", type=Path, help="a UTF-8 file")
-    source.add_argument("--image", metavar="F", type=Path, help="a picture file")
+    trace.add_argument("--image", metavar="F", type=Path, help="a picture file")
     trace.add_argument(
         "--out", metavar="FILE", type=Path, help="also write the trace as safetensors"
     )
@@ -312,9 +314,11 @@ def list_routers(args: argparse.Namespace) -> None:
 
 
 def show_trace(args: argparse.Namespace) -> None:
-    trace = _with_model(
-        args, "image" if args.image else "text", lambda loaded: _trace(args, loaded)
-    )
+    given = {"image": args.image, "text": args.text is not None or args.text_file}
+    if not any(given.values()):
+        raise Usage("Give --text, --text-file or --image; a picture and its caption go together.")
+    kind = "-".join(name for name, value in given.items() if value)
+    trace = _with_model(args, (kind,), lambda loaded: _trace(args, loaded))
     if args.out:
         _save(trace, args.out)
     if args.json:
@@ -326,14 +330,20 @@ def show_trace(args: argparse.Namespace) -> None:
 def _trace(args: argparse.Namespace, loaded: Loaded) -> RoutingTrace:
     from mhmoe.models import engine
 
-    if args.image:
-        side = loaded.model.config.grid * loaded.model.config.patch
-        return engine.trace_image(loaded, _picture(args.image, side))[0]
+    config = loaded.model.config
+    picture = _picture(args.image, config.grid * config.patch) if args.image else None
+    if config.kind == "image":
+        return engine.trace_image(loaded, picture)[0]
     text = _text(args)
-    trace = engine.trace_text(loaded, text)[0]
-    if (total := engine.count_tokens(text)) > trace.input.count:
+    if config.kind == "text":
+        trace = engine.trace_text(loaded, text)[0]
+        used = trace.input.count
+    else:
+        trace = engine.trace_pair(loaded, text, picture)[0]
+        used = trace.input.caption.count
+    if (total := engine.count_tokens(text)) > used:
         _say(
-            f"The text has {total} tokens; the first {trace.input.count} were used, which is "
+            f"The text has {total} tokens; the first {used} were used, which is "
             "this model's context."
         )
     return trace
@@ -369,16 +379,9 @@ def _save(trace: RoutingTrace, path: Path) -> None:
 def summary(trace: RoutingTrace) -> list[str]:
     """A trace in a few lines, for people."""
     source = trace.input
-    if source.kind == "text":
-        lines = [f"{trace.source.name}: {source.count} tokens in {len(source.words)} words"]
-        if trace.bits_per_byte is not None:
-            lines[0] += f", {trace.bits_per_byte:.3f} bits per byte"
-    else:
-        rows, columns = source.grid
-        lines = [
-            f"{trace.source.name}: {rows} x {columns} patches of the square "
-            f"{source.crop} of the picture"
-        ]
+    lines = [f"{trace.source.name}: {_seen(source)}"]
+    if trace.bits_per_byte is not None:
+        lines[0] += f", {trace.bits_per_byte:.3f} bits per byte"
     if not trace.layers:
         return [*lines, "A dense model: every token takes the same path, nothing is routed."]
     lines.append(f"heads {trace.heads}; demand of each expert, in % of all choices:")
@@ -391,6 +394,15 @@ def summary(trace: RoutingTrace) -> list[str]:
         + (", sub-tokens split by |:" if first.heads > 1 else ":")
     )
     return lines + [_choices(trace, t) for t in range(min(FIRST_TOKENS, source.count))]
+
+
+def _seen(source: Input) -> str:
+    if source.kind == "text":
+        return f"{source.count} tokens in {len(source.words)} words"
+    if source.kind == "image-text":
+        return f"{_seen(source.picture)}, {_seen(source.caption)}"
+    rows, columns = source.grid
+    return f"{rows} x {columns} patches of the square {source.crop} of the picture"
 
 
 def _choices(trace: RoutingTrace, token: int) -> str:
@@ -411,9 +423,8 @@ def _choices(trace: RoutingTrace, token: int) -> str:
 
 
 def show_metrics(args: argparse.Namespace) -> None:
-    numbers = _with_model(
-        args, "text" if args.text_file else "image", lambda loaded: _measure(args, loaded)
-    )
+    kinds = ("text",) if args.text_file else ("image", "image-text")
+    numbers = _with_model(args, kinds, lambda loaded: _measure(args, loaded))
     if args.json:
         print(json.dumps(numbers, indent=1))
     else:
@@ -425,6 +436,10 @@ def _measure(args: argparse.Namespace, loaded: Loaded) -> dict:
 
     if args.text_file:
         numbers = engine.evaluate_text(loaded, engine.read_text(args.text_file))
+    elif args.scenes and loaded.model.config.kind == "image-text":
+        from mhmoe.training import captions
+
+        numbers = engine.evaluate_pairs(loaded, *captions.paired_validation(args.scenes))
     elif args.scenes:
         from mhmoe.training import scenes
 
@@ -456,8 +471,11 @@ def _pictures(folder: Path, side: int) -> list[DecodedImage]:
     return pictures
 
 
-def _with_model(args: argparse.Namespace, kind: str, work: Callable[[Loaded], Result]) -> Result:
-    """Call ``work`` with the model that was named; on the CPU where the GPU is too small."""
+def _with_model(
+    args: argparse.Namespace, kinds: tuple[str, ...], work: Callable[[Loaded], Result]
+) -> Result:
+    """Call ``work`` with the model that was named, which must be of one of the kinds; on the CPU
+    where the GPU is too small."""
 
     from mhmoe.models import checkpoint, engine
     from mhmoe.models.device import choose
@@ -466,8 +484,8 @@ def _with_model(args: argparse.Namespace, kind: str, work: Callable[[Loaded], Re
         raise Usage(checkpoint.unknown(args.model))
     device = choose(args.device)
     found = checkpoint.card(args.model)["config"]["kind"]
-    if found != kind:
-        raise Usage(f"The model {args.model!r} is of kind {found}, the input of kind {kind}.")
+    if found not in kinds:
+        raise Usage(f"The model {args.model!r} is of kind {found}, the input of kind {kinds[0]}.")
     engine.FELL_BACK.clear()
     result = engine.on_device(lambda where: work(engine.load(args.model, where)), device)
     if engine.FELL_BACK.is_set():

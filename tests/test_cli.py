@@ -278,8 +278,6 @@ def test_evaluate_has_a_fixed_mask(run, photo):
         (),
         ("dance",),
         ("trace",),
-        ("trace", "--model", "text-smoe"),
-        ("trace", "--model", "text-smoe", "--text", "a", "--image", "b"),
         ("evaluate", "--model", "text-smoe"),
         ("train",),
         ("train", "text-smoe", "--resume", "--fresh"),
@@ -308,6 +306,11 @@ def test_wrong_options_are_bad_usage(run, argv):
             ("trace", "--model", "text-smoe", "--image", "a.png"),
             "is of kind text, the input of kind image",
         ),
+        (
+            ("trace", "--model", "text-smoe", "--text", "a", "--image", "b"),
+            "is of kind text, the input of kind image-text",
+        ),
+        (("trace", "--model", "text-smoe"), "Give --text, --text-file or --image"),
         (
             ("trace", "--model", "text-smoe", "--text", "a", "--device", "tpu"),
             "known are auto, cpu",

@@ -1,4 +1,4 @@
-"""The encoder of text: it sees both sides, learns hidden tokens only, and says so in its numbers."""
+"""The encoder of text: it sees both sides, and learns hidden tokens only."""
 
 from __future__ import annotations
 

@@ -11,11 +11,12 @@ from mhmoe.layers import MoEConfig
 class ModelConfig:
     """A pre-norm transformer whose every FFN is dense, or an MoE layer.
 
-    kind        "text" or "image" (encoder of patches)
+    kind        "text", "image" (encoder of patches), or "image-text" (of patches, then a caption)
     causal      text: each token sees those before it and predicts the next one (a decoder); if not,
                 it sees all and hidden tokens are predicted (an encoder). Pictures see everything
-    context     tokens at most; for images the number of patches
-    vocabulary  token ids; for images the raw values of a patch (side * side * 3)
+    context     tokens at most; for pictures the number of patches
+    vocabulary  token ids; for pictures the raw values of a patch (side * side * 3)
+    caption     tokens of a caption at most, of a vocabulary of ``words``; image-text only
     d_ff        inner width of the dense FFN; unused when ``moe`` is set
     patch       patch side in pixels, images only
     attention_width  of all attention heads together; 0 is d_model
@@ -34,6 +35,8 @@ class ModelConfig:
     patch: int = 0
     attention_width: int = 0
     classes: int = 0
+    caption: int = 0
+    words: int = 0
 
     @property
     def router(self) -> str:

@@ -76,9 +76,11 @@ def image_metrics(
     seed: int = 0,
     watch: Watch = lambda run: None,
     what_if: WhatIf = TRAINED,
+    captions: np.ndarray | None = None,
 ) -> dict:
     """pictures [N, side, side, 3] uint8. Mean squared error of hidden patches, in units of the
-    pixel range 0..1, and the same for predicting each picture's mean visible colour."""
+    pixel range 0..1, and the same for predicting each picture's mean visible colour. ``captions``
+    [N, L] token ids stand beside their pictures, whole."""
     error = baseline = 0.0
     hidden = 0
     for at in range(0, len(pictures), BATCH):
@@ -86,7 +88,11 @@ def image_metrics(
         patches = to_patches(chunk, model.config.patch).to(next(model.parameters()).device)
         masked = random_mask(len(chunk), model.config.context, mask_ratio, [seed, at])
         masked = masked.to(patches.device)
-        run = model(patches, masked=masked, what_if=what_if)
+        caption, every = None, masked
+        if captions is not None:
+            caption = torch.from_numpy(captions[at : at + BATCH]).to(patches.device).long()
+            every = F.pad(masked, (0, caption.shape[1]))
+        run = model(patches, caption, masked=every, what_if=what_if)
         watch(run)
         guess = run.output
         visible = (~masked)[..., None].float()
@@ -128,6 +134,47 @@ def class_metrics(
         "class_chance": 1 / model.config.classes,
         "classified": len(pictures),
         "classified_correctly": correct,
+    }
+
+
+@torch.inference_mode()
+def caption_metrics(
+    model: Transformer,
+    pictures: np.ndarray,
+    captions: np.ndarray,
+    filled: np.ndarray,
+    sizes: np.ndarray,
+    mask_ratio: float = 0.5,
+    seed: int = 0,
+    watch: Watch = lambda run: None,
+) -> dict:
+    """Bits per byte of hidden tokens of captions, each beside its own whole picture, and beside the
+    next one of the set: what the picture is worth to the caption.
+
+    pictures [N, side, side, 3] uint8; captions [N, L] token ids; filled [N, L] bool, where a
+    caption is over and nothing is hidden; sizes [words] UTF-8 bytes of each token.
+    """
+    hidden = random_mask(*captions.shape, mask_ratio, [seed, 0]).numpy() & ~filled
+    size = int(sizes[captions[hidden]].sum())
+    bits = []
+    for shown in (pictures, np.roll(pictures, -1, axis=0)):
+        nats = 0.0
+        for at in range(0, len(shown), BATCH):
+            rows = slice(at, at + BATCH)
+            patches = to_patches(shown[rows], model.config.patch)
+            patches = patches.to(next(model.parameters()).device)
+            caption = torch.from_numpy(captions[rows]).to(patches.device).long()
+            tokens = torch.from_numpy(hidden[rows]).to(patches.device)
+            masked = F.pad(tokens, (patches.shape[1], 0))
+            run = model(patches, caption, masked=masked)
+            watch(run)
+            nats += float(token_nats(run.caption, caption, tokens).sum())
+        bits.append(nats / np.log(2) / size)
+    return {
+        "caption_bits_per_byte": bits[0],
+        "caption_bits_per_byte_other_picture": bits[1],
+        "caption_tokens": int(hidden.sum()),
+        "caption_bytes": size,
     }
 
 
