@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -40,6 +41,7 @@ FIELDS = (
     "params_active",
     "macs_per_token",
     "metrics",
+    "snapshots",
 )
 
 
@@ -127,6 +129,12 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--text", metavar="S", help="the text itself")
     source.add_argument("--text-file", metavar="F", type=Path, help="a UTF-8 file")
     trace.add_argument("--image", metavar="F", type=Path, help="a picture file")
+    trace.add_argument(
+        "--step",
+        metavar="N",
+        type=int,
+        help="the model as it was after N steps of its training; `models --json` names the steps",
+    )
     trace.add_argument(
         "--out", metavar="FILE", type=Path, help="also write the trace as safetensors"
     )
@@ -229,8 +237,8 @@ def _train_options(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--ship",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="when finished, write the checkpoint and its card to the models",
+        help="when finished, write the checkpoint and its card to the models; without either, "
+        "if the recipe says so",
     )
     train.set_defaults(command=run_training, fresh=False)
 
@@ -265,6 +273,7 @@ def list_models(args: argparse.Namespace) -> None:
 
 
 def _model_row(card: dict) -> dict:
+    from mhmoe.models import checkpoint
     from mhmoe.models.config import ModelConfig
 
     config = ModelConfig.from_dict(card["config"])
@@ -277,6 +286,7 @@ def _model_row(card: dict) -> dict:
         "top_k": moe.top_k if moe else None,
         "heads": config.heads,
         "metrics": card.get("metrics", {}),
+        "snapshots": checkpoint.steps(card),
     }
     return {field: row[field] if field in row else card[field] for field in FIELDS}
 
@@ -483,11 +493,14 @@ def _with_model(
     if args.model not in checkpoint.names():
         raise Usage(checkpoint.unknown(args.model))
     device = choose(args.device)
-    found = checkpoint.card(args.model)["config"]["kind"]
+    card, step = checkpoint.card(args.model), getattr(args, "step", None)
+    if step is not None and step not in checkpoint.steps(card):
+        raise Usage(checkpoint.unknown_step(card, step))
+    found = card["config"]["kind"]
     if found not in kinds:
         raise Usage(f"The model {args.model!r} is of kind {found}, the input of kind {kinds[0]}.")
     engine.FELL_BACK.clear()
-    result = engine.on_device(lambda where: work(engine.load(args.model, where)), device)
+    result = engine.on_device(lambda where: work(engine.load(args.model, where, step)), device)
     if engine.FELL_BACK.is_set():
         _say(f"The memory of {device} is not enough; the CPU computed instead.")
     return result
@@ -550,6 +563,8 @@ def run_training(args: argparse.Namespace) -> None:
     from mhmoe.training.recipe import Recipe
 
     recipe = Recipe.load(args.recipe, args.seed)
+    if args.ship is not None:
+        recipe = replace(recipe, ship=args.ship)
     device = choose(args.device)
     if recipe.data == "text" and args.text_dir is None:
         raise Usage(f"The recipe {recipe.name} trains on text; name its folder with --text-dir.")
@@ -593,13 +608,12 @@ def _run(job: Job) -> None:
         raise Failed("The memory of the device is not enough to train; use --device cpu.") from None
 
 
-def _finish(job: Job, wanted: bool) -> None:
+def _finish(job: Job, wanted: bool | None) -> None:
     from mhmoe.training import ship
 
-    path = ship.target(job.recipe)
-    if not wanted or path is None:
-        why = "" if path else " Its shape has no name in the table of shipped models."
-        print(f"Finished; the weights are in {job.folder}.{why}")
+    path = None if wanted is False else ship.target(job.recipe)
+    if path is None:
+        print(f"Finished; the weights are in {job.folder}.")
         return
     print(f"Finished; measuring and writing {path}.", flush=True)
     ship.ship(job)

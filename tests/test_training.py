@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
-from tiny import TINY, VOCABULARY, Cut, cut_at
+from tiny import TINY, VOCABULARY, Cut, cut_at, shape_of
 
 from mhmoe.models import checkpoint, engine
-from mhmoe.models.config import SHIPPED
+from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Transformer
 from mhmoe.training import loop, recipe, scenes, ship, text
 from mhmoe.training.loop import Job, TrainingError
@@ -86,8 +86,8 @@ def test_snapshots_are_the_weights_of_their_steps(tmp_path, text_dir):
 def test_a_snapshot_lies_within_the_run(step, tmp_path):
     path = tmp_path / "own.toml"
     path.write_text(
-        'model = "text-dense"\ndata = "text"\nsteps = 6\nbatch = 6\nlearning_rate = 1e-3\n'
-        f"seed = 1\nsnapshots = [{step}]\n"
+        'data = "text"\nsteps = 6\nbatch = 6\nlearning_rate = 1e-3\n'
+        f"seed = 1\nsnapshots = [{step}]\n{shape_of('text-dense')}"
     )
     with pytest.raises(recipe.RecipeError, match=f"snapshots at \\[{step}\\] do not lie"):
         Recipe.load(str(path))
@@ -307,9 +307,24 @@ def test_every_recipe_can_be_read(name):
 
 
 @pytest.mark.parametrize("path", sorted(recipe.FOLDER.glob("*.toml")), ids=lambda path: path.stem)
-def test_a_recipe_of_its_own_is_a_replay_or_shipped(path):
+def test_a_recipe_of_its_own_becomes_something(path):
     found = Recipe.load(path.stem)
-    assert found.replay or SHIPPED[path.stem] == found.model
+    assert found.replay or found.ship
+
+
+def test_only_the_seed_of_a_recipe_is_shipped():
+    assert Recipe.load("text-smoe").ship
+    assert Recipe.load("text-smoe", seed=1).ship
+    assert not Recipe.load("text-smoe", seed=2).ship
+
+
+def test_what_is_shipped_was_trained_by_its_recipe(monkeypatch):
+    monkeypatch.delenv("MHMOE_MODELS")
+    for name in checkpoint.names():
+        card, found = checkpoint.card(name), Recipe.load(name)
+        assert found.ship
+        assert Recipe.from_dict(card["recipe"]) == found
+        assert ModelConfig.from_dict(card["config"]) == found.model
 
 
 def test_members_differ_from_their_family_only_in_what_they_name():
@@ -410,16 +425,16 @@ def test_the_collapse_pair_differs_in_alpha_only():
     [
         ("steps = ", "cannot be used"),
         ('data = "text"', "cannot be used: 'model'"),
-        ('model = "text-gigantic"\ndata = "text"', "text-gigantic"),
-        ('model = "text-smoe"\ndata = "text"\nsteps = 1', "missing"),
+        ('data = "text"\n[model]\nsort = "text"', "unexpected keyword argument 'sort'"),
+        (f'data = "text"\nsteps = 1\n{shape_of("text-smoe")}', "missing"),
         (
-            'model = "text-smoe"\ndata = "text"\nlanguages = ["en", "tlh"]\nsteps = 1\nbatch = 1\n'
-            "learning_rate = 1.0\nseed = 1",
+            'data = "text"\nlanguages = ["en", "tlh"]\nsteps = 1\nbatch = 1\n'
+            "learning_rate = 1.0\nseed = 1\n" + shape_of("text-smoe"),
             r"languages \['tlh'\] are none of de, en, es, fr, it, zh",
         ),
         (
-            'model = "text-smoe"\ndata = "image"\nsteps = 1\nbatch = 1\n'
-            "learning_rate = 1.0\nseed = 1",
+            'data = "image"\nsteps = 1\nbatch = 1\n'
+            "learning_rate = 1.0\nseed = 1\n" + shape_of("text-smoe"),
             "of kind text cannot learn from image",
         ),
     ],
@@ -440,8 +455,7 @@ def test_an_unknown_recipe_lists_the_known():
 
 
 def finished(tmp_path, text_dir, monkeypatch, name="text-mhmoe", **changes) -> Job:
-    monkeypatch.setitem(SHIPPED, name, TINY[name])
-    job = Job(tiny(name, steps=2, **changes), tmp_path / "state", text_dir=text_dir)
+    job = Job(tiny(name, steps=2, ship=True, **changes), tmp_path / "state", text_dir=text_dir)
     job.run()
     return job
 
@@ -520,12 +534,41 @@ def test_a_replay_keeps_what_was_routed_and_no_weights(tmp_path, text_dir, monke
     assert facts["training"]["steps"] == 2
 
 
-def test_only_a_finished_run_with_a_name_is_shipped(tmp_path, text_dir, monkeypatch):
-    monkeypatch.setitem(SHIPPED, "text-smoe", TINY["text-smoe"])
+def test_only_a_finished_run_that_is_meant_to_be_is_shipped(tmp_path, text_dir):
     with pytest.raises(TrainingError, match="step 0 of 6; only a finished one"):
-        ship.ship(Job(tiny("text-smoe"), tmp_path, text_dir=text_dir))
-    with pytest.raises(TrainingError, match="not in the table of shipped models"):
-        ship.ship(Job(replace(tiny(), name="mine"), tmp_path, text_dir=text_dir))
+        ship.ship(Job(tiny("text-smoe", ship=True), tmp_path, text_dir=text_dir))
+    with pytest.raises(TrainingError, match="seed 1 is neither a replay nor shipped"):
+        ship.ship(Job(tiny(), tmp_path, text_dir=text_dir))
+
+
+def test_snapshots_are_shipped_beside_their_model(tmp_path, text_dir, monkeypatch):
+    job = finished(tmp_path, text_dir, monkeypatch, snapshots=(1,))
+    ship.ship(job)
+    card = checkpoint.card("text-mhmoe")
+    assert checkpoint.steps(card) == [0, 1, 2]
+    (row,) = card["snapshots"]
+    assert (row["step"], row["file"]) == (1, "text-mhmoe.000001.safetensors")
+    engine.load.cache_clear()
+    text = "Der Hund schläft"
+    traces = {
+        step: engine.trace_text(engine.load("text-mhmoe", step=step), text)[0]
+        for step in (None, 0, 1, 2)
+    }
+    assert traces[None].source.sha256 == traces[2].source.sha256 == card["sha256"]
+    assert traces[1].source.sha256 == row["sha256"] != card["sha256"]
+    same = Transformer(TINY["text-mhmoe"], job.recipe.seed).half().float().state_dict()
+    for name, value in engine.load("text-mhmoe", step=0).model.state_dict().items():
+        assert torch.equal(value, same[name]), name
+    scores = [traces[step].layers[0].logits for step in (0, 1, 2)]
+    assert not np.allclose(scores[0], scores[1])
+    assert not np.allclose(scores[1], scores[2])
+    with pytest.raises(
+        checkpoint.CheckpointError, match="no snapshot of step 7; known are 0, 1, 2"
+    ):
+        engine.load("text-mhmoe", step=7)
+    (checkpoint.folder() / row["file"]).write_bytes(b"damaged")
+    with pytest.raises(checkpoint.CheckpointError, match=r"000001\.safetensors are damaged"):
+        checkpoint.load("text-mhmoe", step=1)
 
 
 def test_a_model_that_cannot_be_written(tmp_path, text_dir, monkeypatch):

@@ -1,4 +1,4 @@
-"""Shapes of the small transformers, and the committed table of what is shipped."""
+"""Shapes of the small transformers."""
 
 from __future__ import annotations
 
@@ -67,22 +67,3 @@ class ModelConfig:
     def from_dict(cls, data: dict) -> ModelConfig:
         moe = data.get("moe")
         return cls(**{**data, "moe": MoEConfig(**moe) if moe else None})
-
-
-_SPARSE = MoEConfig(d_model=128, d_ff=512, experts=8, top_k=2, activation="relu")
-_TEXT = dict(kind="text", d_model=128, blocks=4, attention_heads=4, vocabulary=6144, context=128)
-_IMAGE = dict(
-    kind="image", d_model=128, blocks=4, attention_heads=4, vocabulary=192, context=256, patch=8
-)
-
-#: Every shipped model. The sparse pair of a family differs in one thing, the heads; its MH-MoE
-#: has the same E, K and (to 0.1 %) the same parameters. The dense model's FFN is as wide as the
-#: K experts that one token of the SMoE visits: equal *active* parameters.
-SHIPPED: dict[str, ModelConfig] = {
-    "text-dense": ModelConfig(**_TEXT, d_ff=1024),
-    "text-smoe": ModelConfig(**_TEXT, moe=_SPARSE),
-    "text-mhmoe": ModelConfig(**_TEXT, moe=_SPARSE.matched(4)),
-    "image-dense": ModelConfig(**_IMAGE, d_ff=1024),
-    "image-smoe": ModelConfig(**_IMAGE, moe=_SPARSE),
-    "image-mhmoe": ModelConfig(**_IMAGE, moe=_SPARSE.matched(4)),
-}

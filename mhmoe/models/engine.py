@@ -56,9 +56,9 @@ class Loaded:
 
 
 @lru_cache(maxsize=16)
-def load(name: str, device: torch.device | str = "cpu") -> Loaded:
-    """A shipped model, read once. Raises checkpoint.CheckpointError."""
-    model, card = checkpoint.load(name, device)
+def load(name: str, device: torch.device | str = "cpu", step: int | None = None) -> Loaded:
+    """A shipped model, or its snapshot of a step, read once. Raises checkpoint.CheckpointError."""
+    model, card = checkpoint.load(name, device, step)
     return Loaded(name, model, card)
 
 

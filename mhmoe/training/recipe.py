@@ -13,11 +13,11 @@ and one with ``model.d_ff`` is dense.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from mhmoe.layers import MoEConfig
-from mhmoe.models.config import SHIPPED, ModelConfig
+from mhmoe.models.config import ModelConfig
 from mhmoe.training.text import LANGUAGES
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -39,6 +39,8 @@ class Recipe:
 
     languages  of a text model, sampled evenly
     mask_ratio share of patches, or of an encoder's tokens, that is hidden and guessed
+    replay     a finished run is kept as a replay, without weights
+    ship       a finished run becomes the checkpoint of that name; of the recipe's own seed only
     snapshots  steps after which the weights are kept as they are; a run begins at weights that
                the seed alone gives, and ends at those of the checkpoint
     """
@@ -60,6 +62,7 @@ class Recipe:
     class_weight: float = 1.0
     mask_ratio: float = 0.5
     replay: bool = False
+    ship: bool = field(default=False, compare=False)
     languages: tuple[str, ...] = LANGUAGES
     snapshots: tuple[int, ...] = ()
 
@@ -71,8 +74,7 @@ class Recipe:
             data = tomllib.loads(path.read_text("utf-8"))
             if "members" in data:
                 data = _member(data, name)
-            shape = data.pop("model")
-            model = SHIPPED[shape] if isinstance(shape, str) else ModelConfig.from_dict(shape)
+            model = ModelConfig.from_dict(data.pop("model"))
             data |= _tuples(data)
             recipe = cls(name=name if path.parent == FAMILIES else path.stem, model=model, **data)
             if recipe.data != model.kind:
@@ -83,7 +85,9 @@ class Recipe:
                 raise ValueError(f"snapshots at {late} do not lie between 0 and {recipe.steps}")
         except (OSError, TypeError, KeyError, ValueError) as error:
             raise RecipeError(f"The recipe {path.name} cannot be used: {error}") from None
-        return recipe if seed is None else replace(recipe, seed=seed)
+        if seed in (None, recipe.seed):
+            return recipe
+        return replace(recipe, seed=seed, ship=False)
 
     @classmethod
     def from_dict(cls, data: dict) -> Recipe:

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from mhmoe.layers import losses
 from mhmoe.models import checkpoint, metrics
-from mhmoe.models.config import SHIPPED
 from mhmoe.models.device import describe
 from mhmoe.models.transformer import Run, Transformer
 from mhmoe.training.loop import Job, TrainingError
@@ -46,10 +45,10 @@ LICENCE = "CC0 1.0"
 
 
 def target(recipe: Recipe) -> Path | None:
-    """The file that a finished run of the recipe becomes; None for a shape without a name."""
+    """The file that a finished run of the recipe becomes; None for one that is not shipped."""
     if recipe.replay:
         return checkpoint.runs() / f"{recipe.name}.safetensors"
-    if SHIPPED.get(recipe.name) == recipe.model:
+    if recipe.ship:
         return checkpoint.folder() / f"{recipe.name}.safetensors"
     return None
 
@@ -60,8 +59,8 @@ def ship(job: Job) -> Path:
     path = target(recipe)
     if path is None:
         raise TrainingError(
-            f"The recipe {recipe.name} is no replay, and its shape is not in the "
-            f"table of shipped models ({', '.join(SHIPPED)})."
+            f"The recipe {recipe.name} with seed {recipe.seed} is neither a replay nor shipped; "
+            "its log and weights stay with the run."
         )
     if job.step < recipe.steps:
         raise TrainingError(
@@ -84,9 +83,10 @@ def ship(job: Job) -> Path:
 def _save_model(job: Job) -> None:
     """The card's numbers are those of the float16 file, read back as a visitor reads it."""
     name = job.recipe.name
-    checkpoint.save(job.model, name, facts(job))
+    snapshots = {step: job.snapshot(step) for step in job.recipe.snapshots}
+    checkpoint.save(job.model, name, facts(job), snapshots)
     model, _ = checkpoint.load(name)
-    checkpoint.save(model, name, facts(job) | evaluate(model, job))
+    checkpoint.save(model, name, facts(job) | evaluate(model, job), snapshots)
 
 
 def _save_replay(job: Job, path: Path) -> None:
