@@ -569,6 +569,8 @@ def run_training(args: argparse.Namespace) -> None:
     if recipe.data == "text" and args.text_dir is None:
         raise Usage(f"The recipe {recipe.name} trains on text; name its folder with --text-dir.")
     job = _open_job(recipe, args, device)
+    if recipe.data == "text":
+        _say_other_text(job)
     if job.resume():
         print(f"Going on from step {job.step}, saved in {job.folder}.", flush=True)
     print(
@@ -593,6 +595,17 @@ def _open_job(recipe: Recipe, args: argparse.Namespace, device: object) -> Job:
     except OSError as error:
         raise Failed(f"The run cannot be started: {error}.") from None
     return job
+
+
+def _say_other_text(job: Job) -> None:
+    from mhmoe.training.text import SOURCES, differing
+
+    if other := differing(job.train_data.digests | job.held_out_text.digests):
+        print(
+            f"The sentences of {', '.join(other)} are not those of the shipped models, so the run "
+            f"will give other weights; mhmoe/training/{SOURCES.name} says which those were.",
+            flush=True,
+        )
 
 
 def _run(job: Job) -> None:

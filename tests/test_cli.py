@@ -447,6 +447,7 @@ def test_train_reports_resumes_and_ships(run, tiny_recipe, text_dir, tmp_path, m
 
     code, out, err = run("train", tiny_recipe, "--text-dir", text_dir)
     assert (code, err) == (0, "")
+    assert "The sentences of de/plain_train, en/plain_train, " in out
     assert "Going on from step 10" in out
     steps = [line for line in out.splitlines() if line.startswith("step ")]
     assert [line.split()[1] for line in steps] == ["20/20"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -266,6 +267,21 @@ def test_a_recipe_of_one_language_reads_no_other(text_dir, tmp_path):
     assert len(job.held_out_text.corpora) == 1
 
 
+def test_other_sentences_are_named(text_dir, tmp_path, monkeypatch):
+    data = text.TextData(text_dir, "dev", checkpoint.load_tokenizer(), 16, ("en", "it"))
+    lines = [line.strip() for line in (text_dir / "en/plain_dev.txt").read_text().splitlines()]
+    raw = "".join(f"{line}\n" for line in lines).encode()
+    assert data.digests["en/plain_dev"] == hashlib.sha256(raw).hexdigest()
+    assert text.differing(data.digests) == ["en/plain_dev", "it/plain_dev"]
+    known = tmp_path / "text.toml"
+    known.write_text(
+        "".join(f'[files."{name}"]\nsha256 = "{sha}"\n' for name, sha in data.digests.items())
+    )
+    monkeypatch.setattr(text, "SOURCES", known)
+    assert text.differing(data.digests) == []
+    assert text.differing(data.digests | {"it/plain_dev": "0"}) == ["it/plain_dev"]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -469,6 +485,8 @@ def test_a_shipped_text_model_and_its_card(tmp_path, text_dir, monkeypatch):
     assert card["recipe"]["balance"] == 0.01
     assert (card["seed"], card["licence"]) == (1, "CC0 1.0")
     assert card["training"]["tokens"] == 2 * 6 * 16
+    assert card["languages"] == list(text.LANGUAGES)
+    assert len(card["sentences_sha256"]) == 2 * 6
     assert card["training"]["device"] == "CPU"
     assert [v["step"] for v in card["validation"]] == [1, 2]
     assert card["reproduce"].startswith("python -m mhmoe train text-mhmoe --seed 1 --text-dir")

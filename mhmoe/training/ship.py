@@ -104,7 +104,7 @@ def facts(job: Job) -> dict:
         "recipe": recipe.to_dict(),
         "seed": recipe.seed,
         "data": DATA[recipe.data],
-        **({"languages": list(recipe.languages)} if recipe.data == "text" else {}),
+        **_text_read(job),
         "licence": LICENCE,
         "training": {
             "steps": job.step,
@@ -116,6 +116,15 @@ def facts(job: Job) -> dict:
         },
         "validation": job.validation,
         "reproduce": command(recipe, torch.device(job.device)),
+    }
+
+
+def _text_read(job: Job) -> dict:
+    if job.recipe.data != "text":
+        return {}
+    return {
+        "languages": list(job.recipe.languages),
+        "sentences_sha256": job.train_data.digests | job.held_out_text.digests,
     }
 
 
