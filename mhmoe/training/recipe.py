@@ -35,7 +35,8 @@ class UnknownRecipe(RecipeError):
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One run. ``model`` is the shape; ``balance``, ``importance``, ``smooth_load`` and ``z`` weigh
-    the losses of the routers, ``class_weight`` that of a picture's class beside its patches.
+    the losses of the routers, ``class_weight`` and ``caption_weight`` those of a picture's class and
+    caption beside its patches.
 
     languages  of a text model, sampled evenly
     mask_ratio share of patches, or of an encoder's tokens, that is hidden and guessed
@@ -60,6 +61,7 @@ class Recipe:
     weight_decay: float = 0.01
     clip: float = 1.0
     class_weight: float = 1.0
+    caption_weight: float = 1.0
     mask_ratio: float = 0.5
     replay: bool = False
     ship: bool = field(default=False, compare=False)
