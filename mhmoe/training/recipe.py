@@ -35,8 +35,8 @@ class UnknownRecipe(RecipeError):
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One run. ``model`` is the shape; ``balance``, ``importance``, ``smooth_load`` and ``z`` weigh
-    the losses of the routers, ``class_weight`` and ``caption_weight`` those of a picture's class and
-    caption beside its patches.
+    the losses of the routers, ``class_weight`` and ``caption_weight`` those of a picture's class
+    and caption beside its patches.
 
     languages  of a text model, sampled evenly
     mask_ratio share of patches, or of an encoder's tokens, that is hidden and guessed
