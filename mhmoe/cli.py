@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,7 +23,7 @@ from mhmoe import __version__, bench
 if TYPE_CHECKING:
     from mhmoe.models.engine import Loaded
     from mhmoe.models.images import DecodedImage
-    from mhmoe.trace import RoutingTrace
+    from mhmoe.trace import Input, RoutingTrace
     from mhmoe.training.loop import Job
     from mhmoe.training.recipe import Recipe
 
@@ -40,6 +41,7 @@ FIELDS = (
     "params_active",
     "macs_per_token",
     "metrics",
+    "snapshots",
 )
 
 
@@ -120,11 +122,19 @@ def parser() -> argparse.ArgumentParser:
     routers = commands.add_parser("routers", help="list the routers of the literature")
     routers.set_defaults(command=list_routers)
 
-    trace = commands.add_parser("trace", help="route a text or a picture")
-    source = trace.add_mutually_exclusive_group(required=True)
+    trace = commands.add_parser(
+        "trace", help="route a text, a picture, or a picture and its caption together"
+    )
+    source = trace.add_mutually_exclusive_group()
     source.add_argument("--text", metavar="S", help="the text itself")
     source.add_argument("--text-file", metavar="F", type=Path, help="a UTF-8 file")
-    source.add_argument("--image", metavar="F", type=Path, help="a picture file")
+    trace.add_argument("--image", metavar="F", type=Path, help="a picture file")
+    trace.add_argument(
+        "--step",
+        metavar="N",
+        type=int,
+        help="the model as it was after N steps of its training; `models --json` names the steps",
+    )
     trace.add_argument(
         "--out", metavar="FILE", type=Path, help="also write the trace as safetensors"
     )
@@ -227,8 +237,8 @@ def _train_options(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--ship",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="when finished, write the checkpoint and its card to the models",
+        help="when finished, write the checkpoint and its card to the models; without either, "
+        "if the recipe says so",
     )
     train.set_defaults(command=run_training, fresh=False)
 
@@ -263,6 +273,7 @@ def list_models(args: argparse.Namespace) -> None:
 
 
 def _model_row(card: dict) -> dict:
+    from mhmoe.models import checkpoint
     from mhmoe.models.config import ModelConfig
 
     config = ModelConfig.from_dict(card["config"])
@@ -275,6 +286,7 @@ def _model_row(card: dict) -> dict:
         "top_k": moe.top_k if moe else None,
         "heads": config.heads,
         "metrics": card.get("metrics", {}),
+        "snapshots": checkpoint.steps(card),
     }
     return {field: row[field] if field in row else card[field] for field in FIELDS}
 
@@ -312,9 +324,11 @@ def list_routers(args: argparse.Namespace) -> None:
 
 
 def show_trace(args: argparse.Namespace) -> None:
-    trace = _with_model(
-        args, "image" if args.image else "text", lambda loaded: _trace(args, loaded)
-    )
+    given = {"image": args.image, "text": args.text is not None or args.text_file}
+    if not any(given.values()):
+        raise Usage("Give --text, --text-file or --image; a picture and its caption go together.")
+    kind = "-".join(name for name, value in given.items() if value)
+    trace = _with_model(args, (kind,), lambda loaded: _trace(args, loaded))
     if args.out:
         _save(trace, args.out)
     if args.json:
@@ -326,14 +340,20 @@ def show_trace(args: argparse.Namespace) -> None:
 def _trace(args: argparse.Namespace, loaded: Loaded) -> RoutingTrace:
     from mhmoe.models import engine
 
-    if args.image:
-        side = loaded.model.config.grid * loaded.model.config.patch
-        return engine.trace_image(loaded, _picture(args.image, side))[0]
+    config = loaded.model.config
+    picture = _picture(args.image, config.grid * config.patch) if args.image else None
+    if config.kind == "image":
+        return engine.trace_image(loaded, picture)[0]
     text = _text(args)
-    trace = engine.trace_text(loaded, text)[0]
-    if (total := engine.count_tokens(text)) > trace.input.count:
+    if config.kind == "text":
+        trace = engine.trace_text(loaded, text)[0]
+        used = trace.input.count
+    else:
+        trace = engine.trace_pair(loaded, text, picture)[0]
+        used = trace.input.caption.count
+    if (total := engine.count_tokens(text)) > used:
         _say(
-            f"The text has {total} tokens; the first {trace.input.count} were used, which is "
+            f"The text has {total} tokens; the first {used} were used, which is "
             "this model's context."
         )
     return trace
@@ -369,16 +389,9 @@ def _save(trace: RoutingTrace, path: Path) -> None:
 def summary(trace: RoutingTrace) -> list[str]:
     """A trace in a few lines, for people."""
     source = trace.input
-    if source.kind == "text":
-        lines = [f"{trace.source.name}: {source.count} tokens in {len(source.words)} words"]
-        if trace.bits_per_byte is not None:
-            lines[0] += f", {trace.bits_per_byte:.3f} bits per byte"
-    else:
-        rows, columns = source.grid
-        lines = [
-            f"{trace.source.name}: {rows} x {columns} patches of the square "
-            f"{source.crop} of the picture"
-        ]
+    lines = [f"{trace.source.name}: {_seen(source)}"]
+    if trace.bits_per_byte is not None:
+        lines[0] += f", {trace.bits_per_byte:.3f} bits per byte"
     if not trace.layers:
         return [*lines, "A dense model: every token takes the same path, nothing is routed."]
     lines.append(f"heads {trace.heads}; demand of each expert, in % of all choices:")
@@ -391,6 +404,15 @@ def summary(trace: RoutingTrace) -> list[str]:
         + (", sub-tokens split by |:" if first.heads > 1 else ":")
     )
     return lines + [_choices(trace, t) for t in range(min(FIRST_TOKENS, source.count))]
+
+
+def _seen(source: Input) -> str:
+    if source.kind == "text":
+        return f"{source.count} tokens in {len(source.words)} words"
+    if source.kind == "image-text":
+        return f"{_seen(source.picture)}, {_seen(source.caption)}"
+    rows, columns = source.grid
+    return f"{rows} x {columns} patches of the square {source.crop} of the picture"
 
 
 def _choices(trace: RoutingTrace, token: int) -> str:
@@ -411,9 +433,8 @@ def _choices(trace: RoutingTrace, token: int) -> str:
 
 
 def show_metrics(args: argparse.Namespace) -> None:
-    numbers = _with_model(
-        args, "text" if args.text_file else "image", lambda loaded: _measure(args, loaded)
-    )
+    kinds = ("text",) if args.text_file else ("image", "image-text")
+    numbers = _with_model(args, kinds, lambda loaded: _measure(args, loaded))
     if args.json:
         print(json.dumps(numbers, indent=1))
     else:
@@ -425,6 +446,10 @@ def _measure(args: argparse.Namespace, loaded: Loaded) -> dict:
 
     if args.text_file:
         numbers = engine.evaluate_text(loaded, engine.read_text(args.text_file))
+    elif args.scenes and loaded.model.config.kind == "image-text":
+        from mhmoe.training import captions
+
+        numbers = engine.evaluate_pairs(loaded, *captions.paired_validation(args.scenes))
     elif args.scenes:
         from mhmoe.training import scenes
 
@@ -456,8 +481,11 @@ def _pictures(folder: Path, side: int) -> list[DecodedImage]:
     return pictures
 
 
-def _with_model(args: argparse.Namespace, kind: str, work: Callable[[Loaded], Result]) -> Result:
-    """Call ``work`` with the model that was named; on the CPU where the GPU is too small."""
+def _with_model(
+    args: argparse.Namespace, kinds: tuple[str, ...], work: Callable[[Loaded], Result]
+) -> Result:
+    """Call ``work`` with the model that was named, which must be of one of the kinds; on the CPU
+    where the GPU is too small."""
 
     from mhmoe.models import checkpoint, engine
     from mhmoe.models.device import choose
@@ -465,11 +493,14 @@ def _with_model(args: argparse.Namespace, kind: str, work: Callable[[Loaded], Re
     if args.model not in checkpoint.names():
         raise Usage(checkpoint.unknown(args.model))
     device = choose(args.device)
-    found = checkpoint.card(args.model)["config"]["kind"]
-    if found != kind:
-        raise Usage(f"The model {args.model!r} is of kind {found}, the input of kind {kind}.")
+    card, step = checkpoint.card(args.model), getattr(args, "step", None)
+    if step is not None and step not in checkpoint.steps(card):
+        raise Usage(checkpoint.unknown_step(card, step))
+    found = card["config"]["kind"]
+    if found not in kinds:
+        raise Usage(f"The model {args.model!r} is of kind {found}, the input of kind {kinds[0]}.")
     engine.FELL_BACK.clear()
-    result = engine.on_device(lambda where: work(engine.load(args.model, where)), device)
+    result = engine.on_device(lambda where: work(engine.load(args.model, where, step)), device)
     if engine.FELL_BACK.is_set():
         _say(f"The memory of {device} is not enough; the CPU computed instead.")
     return result
@@ -532,10 +563,14 @@ def run_training(args: argparse.Namespace) -> None:
     from mhmoe.training.recipe import Recipe
 
     recipe = Recipe.load(args.recipe, args.seed)
+    if args.ship is not None:
+        recipe = replace(recipe, ship=args.ship)
     device = choose(args.device)
     if recipe.data == "text" and args.text_dir is None:
         raise Usage(f"The recipe {recipe.name} trains on text; name its folder with --text-dir.")
     job = _open_job(recipe, args, device)
+    if recipe.data == "text":
+        _say_other_text(job)
     if job.resume():
         print(f"Going on from step {job.step}, saved in {job.folder}.", flush=True)
     print(
@@ -562,6 +597,17 @@ def _open_job(recipe: Recipe, args: argparse.Namespace, device: object) -> Job:
     return job
 
 
+def _say_other_text(job: Job) -> None:
+    from mhmoe.training.text import SOURCES, differing
+
+    if other := differing(job.train_data.digests | job.held_out_text.digests):
+        print(
+            f"The sentences of {', '.join(other)} are not those of the shipped models, so the run "
+            f"will give other weights; mhmoe/training/{SOURCES.name} says which those were.",
+            flush=True,
+        )
+
+
 def _run(job: Job) -> None:
     import torch
 
@@ -575,13 +621,12 @@ def _run(job: Job) -> None:
         raise Failed("The memory of the device is not enough to train; use --device cpu.") from None
 
 
-def _finish(job: Job, wanted: bool) -> None:
+def _finish(job: Job, wanted: bool | None) -> None:
     from mhmoe.training import ship
 
-    path = ship.target(job.recipe)
-    if not wanted or path is None:
-        why = "" if path else " Its shape has no name in the table of shipped models."
-        print(f"Finished; the weights are in {job.folder}.{why}")
+    path = None if wanted is False else ship.target(job.recipe)
+    if path is None:
+        print(f"Finished; the weights are in {job.folder}.")
         return
     print(f"Finished; measuring and writing {path}.", flush=True)
     ship.ship(job)

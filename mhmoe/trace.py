@@ -91,6 +91,22 @@ class ImageInput:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairInput:
+    """A picture and its caption in one sequence: all patches, then all tokens."""
+
+    picture: ImageInput
+    caption: TextInput
+    kind: str = "image-text"
+
+    @property
+    def count(self) -> int:
+        return self.picture.count + self.caption.count
+
+
+Input = TextInput | ImageInput | PairInput
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerTrace:
     """What one MoE layer decided.
 
@@ -191,12 +207,12 @@ SCALARS = (
 class RoutingTrace:
     """One input through one model. ``layers`` is empty for a dense model.
 
-    nats  [T]  cross-entropy of each token given those before it; NaN where there is none
-               (the first token, and every patch of an image)
+    nats  [T]  cross-entropy of each token given those before it; NaN where there is none (the
+               first token). None for pictures, and for encoders, which see what they would predict
     """
 
     source: Source
-    input: TextInput | ImageInput
+    input: Input
     heads: int
     layers: tuple[LayerTrace, ...]
     nats: np.ndarray | None = None
@@ -298,7 +314,9 @@ def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
 
-def _input_dict(source: TextInput | ImageInput) -> dict:
+def _input_dict(source: Input) -> dict:
+    if isinstance(source, PairInput):
+        return _input_dict(source.picture) | _input_dict(source.caption) | {"kind": source.kind}
     if isinstance(source, ImageInput):
         return {
             "kind": "image",
@@ -314,7 +332,10 @@ def _input_dict(source: TextInput | ImageInput) -> dict:
     }
 
 
-def _input_from(data: dict) -> TextInput | ImageInput:
+def _input_from(data: dict) -> Input:
+    if data["kind"] == "image-text":
+        picture, caption = (_input_from(data | {"kind": kind}) for kind in ("image", "text"))
+        return PairInput(picture=picture, caption=caption)
     if data["kind"] == "image":
         return ImageInput(grid=tuple(data["grid"]), patch=data["patch"], crop=tuple(data["crop"]))
     return TextInput(

@@ -13,7 +13,7 @@ from tiny import CLASSES, TINY, Cut, cut_at
 
 from mhmoe import cli
 from mhmoe.models import checkpoint, engine, metrics
-from mhmoe.models.config import SHIPPED, ModelConfig
+from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Transformer
 from mhmoe.training import loop, scenes, ship
 from mhmoe.training.loop import Job, TrainingError
@@ -237,8 +237,7 @@ def test_a_state_from_before_there_were_classes_goes_on(tmp_path):
 
 
 def test_a_shipped_model_says_its_classes_and_how_often_it_is_right(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(SHIPPED, "image-smoe", CLASSES)
-    job = Job(tiny(steps=2), tmp_path)
+    job = Job(tiny(steps=2, ship=True), tmp_path)
     job.run()
     ship.ship(job)
     engine.load.cache_clear()

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import TINY
+from tiny import TINY, shape_of
 
 from mhmoe import cli
 from mhmoe.layers import METHODS, SWITCHES
 from mhmoe.models import checkpoint, engine
-from mhmoe.models.config import SHIPPED
 from mhmoe.trace import RoutingTrace
 from mhmoe.training import loop, ship
 
@@ -94,6 +93,7 @@ def test_models_as_json(run):
         "top_k": 2,
         "heads": 4,
         "metrics": 0,
+        "snapshots": [],
         **checkpoint.load("text-mhmoe")[0].counts(),
     }
     dense = rows["image-dense"]
@@ -278,8 +278,6 @@ def test_evaluate_has_a_fixed_mask(run, photo):
         (),
         ("dance",),
         ("trace",),
-        ("trace", "--model", "text-smoe"),
-        ("trace", "--model", "text-smoe", "--text", "a", "--image", "b"),
         ("evaluate", "--model", "text-smoe"),
         ("train",),
         ("train", "text-smoe", "--resume", "--fresh"),
@@ -308,6 +306,11 @@ def test_wrong_options_are_bad_usage(run, argv):
             ("trace", "--model", "text-smoe", "--image", "a.png"),
             "is of kind text, the input of kind image",
         ),
+        (
+            ("trace", "--model", "text-smoe", "--text", "a", "--image", "b"),
+            "is of kind text, the input of kind image-text",
+        ),
+        (("trace", "--model", "text-smoe"), "Give --text, --text-file or --image"),
         (
             ("trace", "--model", "text-smoe", "--text", "a", "--device", "tpu"),
             "known are auto, cpu",
@@ -395,11 +398,11 @@ def test_a_device_that_is_absent(run, monkeypatch):
 def test_out_of_memory_falls_back_to_the_cpu_aloud(run, monkeypatch):
     real, devices = engine.load, []
 
-    def small(name, device):
+    def small(name, device, step):
         devices.append(str(device))
         if len(devices) == 1:
             raise torch.OutOfMemoryError
-        return real(name, device)
+        return real(name, device, step)
 
     small.cache_clear = real.cache_clear
     monkeypatch.setattr(engine, "load", small)
@@ -415,14 +418,13 @@ def test_out_of_memory_falls_back_to_the_cpu_aloud(run, monkeypatch):
 
 @pytest.fixture
 def tiny_recipe(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setitem(SHIPPED, "text-smoe", TINY["text-smoe"])
     monkeypatch.setattr(loop, "VALIDATION", 6)
     monkeypatch.setattr(loop, "SAVE_EVERY", 5)
     monkeypatch.setattr(ship, "WINDOWS", 2)
     path = tmp_path / "text-smoe.toml"
     path.write_text(
-        'model = "text-smoe"\ndata = "text"\nsteps = 20\nbatch = 6\n'
-        "learning_rate = 1e-2\nbalance = 0.01\nseed = 1\n"
+        'data = "text"\nsteps = 20\nbatch = 6\nlearning_rate = 1e-2\nbalance = 0.01\nseed = 1\n'
+        f"ship = true\nsnapshots = [10]\n{shape_of('text-smoe')}"
     )
     return path
 
@@ -445,6 +447,7 @@ def test_train_reports_resumes_and_ships(run, tiny_recipe, text_dir, tmp_path, m
 
     code, out, err = run("train", tiny_recipe, "--text-dir", text_dir)
     assert (code, err) == (0, "")
+    assert "The sentences of de/plain_train, en/plain_train, " in out
     assert "Going on from step 10" in out
     steps = [line for line in out.splitlines() if line.startswith("step ")]
     assert [line.split()[1] for line in steps] == ["20/20"]
@@ -476,12 +479,26 @@ def test_train_again_and_fresh(run, tiny_recipe, text_dir, tmp_path):
     assert checkpoint.card("text-smoe")["seed"] == 4
 
 
-def test_a_shape_without_a_name_is_trained_but_not_shipped(run, tiny_recipe, text_dir):
+def test_what_the_recipe_does_not_ship_stays_with_its_run(run, tiny_recipe, text_dir):
     path = tiny_recipe.rename(tiny_recipe.with_name("mine.toml"))
+    path.write_text(path.read_text().replace("ship = true", "ship = false"))
     code, out, err = run("train", path, "--text-dir", text_dir)
     assert (code, err) == (0, "")
-    assert "no name in the table" in out
+    assert "Finished; the weights are in " in out
     assert "mine" not in checkpoint.names()
+
+
+def test_a_step_of_training_is_traced(run, tiny_recipe, text_dir):
+    assert run("train", tiny_recipe, "--text-dir", text_dir)[0] == 0
+    _, out, _ = run("models", "--json")
+    assert next(r for r in json.loads(out) if r["name"] == "text-smoe")["snapshots"] == [0, 10, 20]
+    trace = ("trace", "--model", "text-smoe", "--text", "a", "--json")
+    found = [json.loads(run(*trace, "--step", step)[1]) for step in (0, 10, 20)]
+    assert len({json.dumps(trace["layers"]) for trace in found}) == 3
+    assert found[2] == json.loads(run(*trace)[1])
+    code, _, err = run(*trace, "--step", 7)
+    assert code == 2
+    assert "'text-smoe' has no snapshot of step 7; known are 0, 10, 20." in one_sentence(err)
 
 
 def test_a_folder_without_text(run, tiny_recipe, tmp_path):

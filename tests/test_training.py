@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -11,10 +12,11 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
-from tiny import TINY, VOCABULARY, Cut, cut_at
+from tiny import TINY, VOCABULARY, Cut, cut_at, shape_of
 
 from mhmoe.models import checkpoint, engine
-from mhmoe.models.config import SHIPPED
+from mhmoe.models.config import ModelConfig
+from mhmoe.models.transformer import Transformer
 from mhmoe.training import loop, recipe, scenes, ship, text
 from mhmoe.training.loop import Job, TrainingError
 from mhmoe.training.recipe import Recipe
@@ -85,8 +87,8 @@ def test_snapshots_are_the_weights_of_their_steps(tmp_path, text_dir):
 def test_a_snapshot_lies_within_the_run(step, tmp_path):
     path = tmp_path / "own.toml"
     path.write_text(
-        'model = "text-dense"\ndata = "text"\nsteps = 6\nbatch = 6\nlearning_rate = 1e-3\n'
-        f"seed = 1\nsnapshots = [{step}]\n"
+        'data = "text"\nsteps = 6\nbatch = 6\nlearning_rate = 1e-3\n'
+        f"seed = 1\nsnapshots = [{step}]\n{shape_of('text-dense')}"
     )
     with pytest.raises(recipe.RecipeError, match=f"snapshots at \\[{step}\\] do not lie"):
         Recipe.load(str(path))
@@ -255,6 +257,31 @@ def test_languages_are_even_whatever_their_size(text_dir, tmp_path):
         assert any(starts)
 
 
+def test_a_recipe_of_one_language_reads_no_other(text_dir, tmp_path):
+    job = Job(tiny(languages=("en",)), tmp_path, text_dir=text_dir)
+    english = text.Corpus.build(
+        text.sentences(text_dir, "en", "train"), checkpoint.load_tokenizer()
+    ).ids.tobytes()
+    for row in job.train_data.batch(1, 0, 12):
+        assert row.tobytes() in english
+    assert len(job.held_out_text.corpora) == 1
+
+
+def test_other_sentences_are_named(text_dir, tmp_path, monkeypatch):
+    data = text.TextData(text_dir, "dev", checkpoint.load_tokenizer(), 16, ("en", "it"))
+    lines = [line.strip() for line in (text_dir / "en/plain_dev.txt").read_text().splitlines()]
+    raw = "".join(f"{line}\n" for line in lines).encode()
+    assert data.digests["en/plain_dev"] == hashlib.sha256(raw).hexdigest()
+    assert text.differing(data.digests) == ["en/plain_dev", "it/plain_dev"]
+    known = tmp_path / "text.toml"
+    known.write_text(
+        "".join(f'[files."{name}"]\nsha256 = "{sha}"\n' for name, sha in data.digests.items())
+    )
+    monkeypatch.setattr(text, "SOURCES", known)
+    assert text.differing(data.digests) == []
+    assert text.differing(data.digests | {"it/plain_dev": "0"}) == ["it/plain_dev"]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -296,9 +323,24 @@ def test_every_recipe_can_be_read(name):
 
 
 @pytest.mark.parametrize("path", sorted(recipe.FOLDER.glob("*.toml")), ids=lambda path: path.stem)
-def test_a_recipe_of_its_own_is_a_replay_or_shipped(path):
+def test_a_recipe_of_its_own_becomes_something(path):
     found = Recipe.load(path.stem)
-    assert found.replay or SHIPPED[path.stem] == found.model
+    assert found.replay or found.ship
+
+
+def test_only_the_seed_of_a_recipe_is_shipped():
+    assert Recipe.load("text-smoe").ship
+    assert Recipe.load("text-smoe", seed=1).ship
+    assert not Recipe.load("text-smoe", seed=2).ship
+
+
+def test_what_is_shipped_was_trained_by_its_recipe(monkeypatch):
+    monkeypatch.delenv("MHMOE_MODELS")
+    for name in checkpoint.names():
+        card, found = checkpoint.card(name), Recipe.load(name)
+        assert found.ship
+        assert Recipe.from_dict(card["recipe"]) == found
+        assert ModelConfig.from_dict(card["config"]) == found.model
 
 
 def test_members_differ_from_their_family_only_in_what_they_name():
@@ -321,6 +363,29 @@ def test_members_of_a_comparison_have_the_same_parameters():
     }
     for name, size in sizes.items():
         assert abs(size / sizes["e8"] - 1) < 0.02, (name, sizes)
+
+
+def test_the_parts_of_mhmoe_are_compared_at_equal_parameters_and_multiplications():
+    """Tables 6 and 7: the square layers alone, the cutting alone, and the layers' depth."""
+    names = ("e8", "e8-layers", "e8-h4-bare", "e8-h4", "e8-h4-n2", "e8-h4-n3")
+    layers = {name: Recipe.load(f"text-{name}").model.moe for name in names}
+    shapes = [(c.heads, int(c.projections)) for c in layers.values()]
+    assert shapes == [(1, 0), (1, 1), (4, 0), (4, 1), (4, 2), (4, 3)]
+    sizes = [c.parameters for c in layers.values()]
+    assert max(sizes) / min(sizes) < 1.005
+    assert len({c.macs_per_token for c in layers.values() if c.heads == 4}) == 1
+    dense, one = (Recipe.load(f"text-{name}").model for name in ("ffn", "ffn-layers"))
+    assert (one.moe.experts, one.moe.top_k, one.moe.projections) == (1, 1, 1)
+    router = one.moe.d_model * one.blocks
+    sizes = [Transformer(shape).counts()["params_total"] for shape in (dense, one)]
+    assert sizes[1] - sizes[0] == router
+
+
+def test_english_is_the_family_of_six_languages_with_one_of_them():
+    for name in ("ffn", "e8", "e8-h4"):
+        many, one = (Recipe.load(f"{family}-{name}") for family in ("text", "english"))
+        assert one.model == many.model
+        assert (one.languages, one.steps) == (("en",), 1000)
 
 
 def test_noise_in_training_is_the_same_again_and_follows_the_seed(tmp_path, text_dir):
@@ -376,11 +441,16 @@ def test_the_collapse_pair_differs_in_alpha_only():
     [
         ("steps = ", "cannot be used"),
         ('data = "text"', "cannot be used: 'model'"),
-        ('model = "text-gigantic"\ndata = "text"', "text-gigantic"),
-        ('model = "text-smoe"\ndata = "text"\nsteps = 1', "missing"),
+        ('data = "text"\n[model]\nsort = "text"', "unexpected keyword argument 'sort'"),
+        (f'data = "text"\nsteps = 1\n{shape_of("text-smoe")}', "missing"),
         (
-            'model = "text-smoe"\ndata = "image"\nsteps = 1\nbatch = 1\n'
-            "learning_rate = 1.0\nseed = 1",
+            'data = "text"\nlanguages = ["en", "tlh"]\nsteps = 1\nbatch = 1\n'
+            "learning_rate = 1.0\nseed = 1\n" + shape_of("text-smoe"),
+            r"languages \['tlh'\] are none of de, en, es, fr, it, zh",
+        ),
+        (
+            'data = "image"\nsteps = 1\nbatch = 1\n'
+            "learning_rate = 1.0\nseed = 1\n" + shape_of("text-smoe"),
             "of kind text cannot learn from image",
         ),
     ],
@@ -401,8 +471,7 @@ def test_an_unknown_recipe_lists_the_known():
 
 
 def finished(tmp_path, text_dir, monkeypatch, name="text-mhmoe", **changes) -> Job:
-    monkeypatch.setitem(SHIPPED, name, TINY[name])
-    job = Job(tiny(name, steps=2, **changes), tmp_path / "state", text_dir=text_dir)
+    job = Job(tiny(name, steps=2, ship=True, **changes), tmp_path / "state", text_dir=text_dir)
     job.run()
     return job
 
@@ -416,6 +485,8 @@ def test_a_shipped_text_model_and_its_card(tmp_path, text_dir, monkeypatch):
     assert card["recipe"]["balance"] == 0.01
     assert (card["seed"], card["licence"]) == (1, "CC0 1.0")
     assert card["training"]["tokens"] == 2 * 6 * 16
+    assert card["languages"] == list(text.LANGUAGES)
+    assert len(card["sentences_sha256"]) == 2 * 6
     assert card["training"]["device"] == "CPU"
     assert [v["step"] for v in card["validation"]] == [1, 2]
     assert card["reproduce"].startswith("python -m mhmoe train text-mhmoe --seed 1 --text-dir")
@@ -481,12 +552,41 @@ def test_a_replay_keeps_what_was_routed_and_no_weights(tmp_path, text_dir, monke
     assert facts["training"]["steps"] == 2
 
 
-def test_only_a_finished_run_with_a_name_is_shipped(tmp_path, text_dir, monkeypatch):
-    monkeypatch.setitem(SHIPPED, "text-smoe", TINY["text-smoe"])
+def test_only_a_finished_run_that_is_meant_to_be_is_shipped(tmp_path, text_dir):
     with pytest.raises(TrainingError, match="step 0 of 6; only a finished one"):
-        ship.ship(Job(tiny("text-smoe"), tmp_path, text_dir=text_dir))
-    with pytest.raises(TrainingError, match="not in the table of shipped models"):
-        ship.ship(Job(replace(tiny(), name="mine"), tmp_path, text_dir=text_dir))
+        ship.ship(Job(tiny("text-smoe", ship=True), tmp_path, text_dir=text_dir))
+    with pytest.raises(TrainingError, match="seed 1 is neither a replay nor shipped"):
+        ship.ship(Job(tiny(), tmp_path, text_dir=text_dir))
+
+
+def test_snapshots_are_shipped_beside_their_model(tmp_path, text_dir, monkeypatch):
+    job = finished(tmp_path, text_dir, monkeypatch, snapshots=(1,))
+    ship.ship(job)
+    card = checkpoint.card("text-mhmoe")
+    assert checkpoint.steps(card) == [0, 1, 2]
+    (row,) = card["snapshots"]
+    assert (row["step"], row["file"]) == (1, "text-mhmoe.000001.safetensors")
+    engine.load.cache_clear()
+    text = "Der Hund schläft"
+    traces = {
+        step: engine.trace_text(engine.load("text-mhmoe", step=step), text)[0]
+        for step in (None, 0, 1, 2)
+    }
+    assert traces[None].source.sha256 == traces[2].source.sha256 == card["sha256"]
+    assert traces[1].source.sha256 == row["sha256"] != card["sha256"]
+    same = Transformer(TINY["text-mhmoe"], job.recipe.seed).half().float().state_dict()
+    for name, value in engine.load("text-mhmoe", step=0).model.state_dict().items():
+        assert torch.equal(value, same[name]), name
+    scores = [traces[step].layers[0].logits for step in (0, 1, 2)]
+    assert not np.allclose(scores[0], scores[1])
+    assert not np.allclose(scores[1], scores[2])
+    with pytest.raises(
+        checkpoint.CheckpointError, match="no snapshot of step 7; known are 0, 1, 2"
+    ):
+        engine.load("text-mhmoe", step=7)
+    (checkpoint.folder() / row["file"]).write_bytes(b"damaged")
+    with pytest.raises(checkpoint.CheckpointError, match=r"000001\.safetensors are damaged"):
+        checkpoint.load("text-mhmoe", step=1)
 
 
 def test_a_model_that_cannot_be_written(tmp_path, text_dir, monkeypatch):

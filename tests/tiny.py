@@ -1,5 +1,6 @@
 """Tiny models and corpora with the names of the shipped ones, for tests of everything around."""
 
+import json
 from dataclasses import replace
 
 from mhmoe.layers import MoEConfig
@@ -51,3 +52,15 @@ def cut_at(step: int):
             raise Cut
 
     return report
+
+
+def shape_of(name: str) -> str:
+    """A tiny model as a recipe says it, in TOML."""
+    shape = {key: value for key, value in TINY[name].to_dict().items() if value is not None}
+    moe = shape.pop("moe", None) or {}
+    parts = {"model": shape, "model.moe": {k: v for k, v in moe.items() if v is not None}}
+    return "\n".join(
+        f"[{title}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in part.items())
+        for title, part in parts.items()
+        if part
+    )

@@ -370,7 +370,11 @@ class MoEConfig:
     # ------------------------------------------------------------------ other sizes
 
     def matched(
-        self, heads: int, sizing: str = "parameters", top_k: int | None = None
+        self,
+        heads: int,
+        sizing: str = "parameters",
+        top_k: int | None = None,
+        projections: int | None = None,
     ) -> MoEConfig:
         """The same layer with h heads, in one of MH-MoE's three sizings.
 
@@ -387,8 +391,9 @@ class MoEConfig:
                       terms (without the router).
 
         Widths are rounded down to a multiple of 8, experts to the nearest number. ``top_k``
-        changes K in the "flops" sizing, whose paper goes from K = 1 to K = h. Starts from a layer
-        with one head and no square layers; with ``heads`` 1 that layer is the answer.
+        changes K in the "flops" sizing, whose paper goes from K = 1 to K = h. ``projections`` is
+        the depth of the square layers (its tables 6 and 7), by default 1 where there are heads.
+        Starts from a layer with one head and no square layers; asked for just that, returns it.
         """
         _whole("heads", heads, 1)
         _require(sizing in SIZINGS, f"sizing {sizing!r} is none of {', '.join(SIZINGS)}")
@@ -401,9 +406,10 @@ class MoEConfig:
             f"matched starts from one head without square layers, not from {self.heads} heads "
             f"with projections {self.projections:d}",
         )
-        if heads == 1:
+        depth = int(heads > 1) if projections is None else projections
+        if heads == 1 and depth == 0:
             return self
-        wide = replace(self, heads=heads, projections=True, d_ff=8)
+        wide = replace(self, heads=heads, projections=depth, d_ff=8)
         if sizing == "flops":
             return self._matched_flops(wide, self.top_k if top_k is None else top_k)
         if sizing == "paper":

@@ -1,5 +1,7 @@
 """Checkpoints on disk: float16 safetensors, and a card (JSON) with shape, checksum and numbers.
 
+Beside a model may lie snapshots of its training, one file for each step that the card names.
+
 They lie in one folder, together with the tokenizer: the one that is shipped, or the one that
 the environment variable MHMOE_MODELS names.
 """
@@ -9,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -72,6 +76,12 @@ def unknown(name: str) -> str:
     return f"Unknown model {name!r}; known are {', '.join(names()) or 'none'}."
 
 
+def unknown_step(facts: dict, step: int) -> str:
+    """The sentence about a snapshot that does not exist."""
+    known = ", ".join(map(str, steps(facts))) or "none"
+    return f"The model {facts['name']!r} has no snapshot of step {step}; known are {known}."
+
+
 def card(name: str) -> dict:
     """The model's card. Raises CheckpointError listing the known names."""
     if name not in names():
@@ -91,13 +101,29 @@ def card(name: str) -> dict:
     return facts
 
 
-def save(model: Transformer, name: str, facts: dict) -> None:
-    """Write ``name.safetensors`` (float16) and its card; facts go into the card."""
+def steps(facts: dict) -> list[int]:
+    """The steps of a card's model that can be loaded, from the untrained start to the end."""
+    if "recipe" not in facts:
+        return []
+    taken = [row["step"] for row in facts.get("snapshots", [])]
+    return [0, *taken, facts["recipe"]["steps"]]
+
+
+def save(
+    model: Transformer, name: str, facts: dict, snapshots: Mapping[int, Path] | None = None
+) -> None:
+    """Write ``name.safetensors`` (float16) and its card; facts go into the card. ``snapshots``:
+    files of a run by their steps, float16 as well, which are copied."""
     folder().mkdir(parents=True, exist_ok=True)
     path = folder() / f"{name}.safetensors"
     save_file(
         {k: v.detach().half().contiguous().cpu() for k, v in model.state_dict().items()}, str(path)
     )
+    taken = []
+    for step, source in sorted((snapshots or {}).items()):
+        copy = folder() / f"{name}.{step:06d}.safetensors"
+        shutil.copyfile(source, copy)
+        taken.append({"step": step, "file": copy.name, "sha256": digest(copy)})
     content = {
         "name": name,
         "config": model.config.to_dict(),
@@ -106,15 +132,35 @@ def save(model: Transformer, name: str, facts: dict) -> None:
         "bytes": path.stat().st_size,
         **model.counts(),
         **facts,
+        **({"snapshots": taken} if taken else {}),
     }
     (folder() / f"{name}.json").write_text(
         json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8"
     )
 
 
-def load(name: str, device: torch.device | str = "cpu") -> tuple[Transformer, dict]:
-    """The model in float32 on the device, and its card. Raises CheckpointError."""
+def load(
+    name: str, device: torch.device | str = "cpu", step: int | None = None
+) -> tuple[Transformer, dict]:
+    """The model in float32 on the device, and its card; with ``step`` as it was after that step of
+    its training, and the checksum of that file. Raises CheckpointError."""
     facts = card(name)
+    if step is not None and step not in steps(facts):
+        raise CheckpointError(unknown_step(facts, step))
+    config = ModelConfig.from_dict(facts["config"])
+    if step == 0:  # the seed alone gives it, in the precision of all others
+        model = Transformer(config, facts["seed"]).half().float()
+        return model.to(device).eval(), facts | {"sha256": ""}
+    for row in facts.get("snapshots", []):
+        if row["step"] == step:
+            facts = facts | row
+    model = Transformer(config)
+    _fill(model, name, facts)
+    return model.to(device).eval(), facts
+
+
+def _fill(model: Transformer, name: str, facts: dict) -> None:
+    """Read the file that the facts name into the model. Raises CheckpointError."""
     path = folder() / facts["file"]
     if not path.exists():
         raise CheckpointError(
@@ -133,14 +179,12 @@ def load(name: str, device: torch.device | str = "cpu") -> tuple[Transformer, di
             found=found[:12],
             expected=facts["sha256"][:12],
         )
-    model = Transformer(ModelConfig.from_dict(facts["config"]))
     try:
         model.load_state_dict({k: v.float() for k, v in load_file(str(path)).items()})
     except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"The weights {path.name} do not fit their card: {error}", file=path.name
         ) from None
-    return model.to(device).eval(), facts
 
 
 def digest(path: Path) -> str:

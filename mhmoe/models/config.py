@@ -1,4 +1,4 @@
-"""Shapes of the small transformers, and the committed table of what is shipped."""
+"""Shapes of the small transformers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from mhmoe.layers import MoEConfig
 class ModelConfig:
     """A pre-norm transformer whose every FFN is dense, or an MoE layer.
 
-    kind        "text" (causal decoder) or "image" (encoder of patches)
-    context     tokens at most; for images the number of patches
-    vocabulary  token ids; for images the raw values of a patch (side * side * 3)
+    kind        "text", "image" (encoder of patches), or "image-text" (of patches, then a caption)
+    causal      text: each token sees those before it and predicts the next one (a decoder); if not,
+                it sees all and hidden tokens are predicted (an encoder). Pictures see everything
+    context     tokens at most; for pictures the number of patches
+    vocabulary  token ids; for pictures the raw values of a patch (side * side * 3)
+    caption     tokens of a caption at most, of a vocabulary of ``words``; image-text only
     d_ff        inner width of the dense FFN; unused when ``moe`` is set
     patch       patch side in pixels, images only
     attention_width  of all attention heads together; 0 is d_model
@@ -21,6 +24,7 @@ class ModelConfig:
     """
 
     kind: str
+    causal: bool = True
     d_model: int
     blocks: int
     attention_heads: int
@@ -31,10 +35,17 @@ class ModelConfig:
     patch: int = 0
     attention_width: int = 0
     classes: int = 0
+    caption: int = 0
+    words: int = 0
 
     @property
     def router(self) -> str:
         return self.moe.router if self.moe else "none"
+
+    @property
+    def predicts_next(self) -> bool:
+        """A decoder; every other model is asked for what was hidden from it."""
+        return self.kind == "text" and self.causal
 
     @property
     def heads(self) -> int:
@@ -56,22 +67,3 @@ class ModelConfig:
     def from_dict(cls, data: dict) -> ModelConfig:
         moe = data.get("moe")
         return cls(**{**data, "moe": MoEConfig(**moe) if moe else None})
-
-
-_SPARSE = MoEConfig(d_model=128, d_ff=512, experts=8, top_k=2, activation="relu")
-_TEXT = dict(kind="text", d_model=128, blocks=4, attention_heads=4, vocabulary=6144, context=128)
-_IMAGE = dict(
-    kind="image", d_model=128, blocks=4, attention_heads=4, vocabulary=192, context=256, patch=8
-)
-
-#: Every shipped model. The sparse pair of a family differs in one thing, the heads; its MH-MoE
-#: has the same E, K and (to 0.1 %) the same parameters. The dense model's FFN is as wide as the
-#: K experts that one token of the SMoE visits: equal *active* parameters.
-SHIPPED: dict[str, ModelConfig] = {
-    "text-dense": ModelConfig(**_TEXT, d_ff=1024),
-    "text-smoe": ModelConfig(**_TEXT, moe=_SPARSE),
-    "text-mhmoe": ModelConfig(**_TEXT, moe=_SPARSE.matched(4)),
-    "image-dense": ModelConfig(**_IMAGE, d_ff=1024),
-    "image-smoe": ModelConfig(**_IMAGE, moe=_SPARSE),
-    "image-mhmoe": ModelConfig(**_IMAGE, moe=_SPARSE.matched(4)),
-}

@@ -21,7 +21,7 @@ from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.images import DecodedImage
 from mhmoe.models.patches import to_patches
 from mhmoe.models.transformer import Run, Transformer
-from mhmoe.trace import ImageInput, RoutingTrace, Source, TextInput
+from mhmoe.trace import ImageInput, Input, PairInput, RoutingTrace, Source, TextInput
 
 Result = TypeVar("Result")
 
@@ -56,9 +56,9 @@ class Loaded:
 
 
 @lru_cache(maxsize=16)
-def load(name: str, device: torch.device | str = "cpu") -> Loaded:
-    """A shipped model, read once. Raises checkpoint.CheckpointError."""
-    model, card = checkpoint.load(name, device)
+def load(name: str, device: torch.device | str = "cpu", step: int | None = None) -> Loaded:
+    """A shipped model, or its snapshot of a step, read once. Raises checkpoint.CheckpointError."""
+    model, card = checkpoint.load(name, device, step)
     return Loaded(name, model, card)
 
 
@@ -112,9 +112,11 @@ def trace_text(
     ids, source = encode(loaded, text)
     copies = max(1, len(what_if.capacity_factors))
     inputs = torch.tensor([ids] * copies, device=loaded.device)
-    run = _forward(loaded, inputs, what_if, vectors)
-    nats = np.full((copies, len(ids)), np.nan, np.float32)
-    nats[:, 1:] = metrics.token_nats(run.output, inputs).cpu().numpy()
+    run = _forward(loaded, (inputs,), what_if, vectors)
+    nats = None
+    if loaded.model.config.causal:
+        nats = np.full((copies, len(ids)), np.nan, np.float32)
+        nats[:, 1:] = metrics.token_nats(run.output, inputs).cpu().numpy()
     return _traces(loaded, run, source, nats, vectors)
 
 
@@ -125,8 +127,32 @@ def trace_image(
     config = loaded.model.config
     patches = to_patches(image.pixels[None], config.patch).to(loaded.device)
     copies = max(1, len(what_if.capacity_factors))
-    run = _forward(loaded, patches.expand(copies, -1, -1), what_if, vectors)
+    run = _forward(loaded, (patches.expand(copies, -1, -1),), what_if, vectors)
     source = ImageInput(grid=(config.grid, config.grid), patch=config.patch, crop=image.crop)
+    return _traces(loaded, run, source, None, vectors)
+
+
+def trace_pair(
+    loaded: Loaded,
+    text: str,
+    image: DecodedImage,
+    what_if: WhatIf = TRAINED,
+    *,
+    vectors: bool = False,
+) -> list[RoutingTrace]:
+    """A picture and its caption in one sequence, patches first; otherwise as ``trace_image``.
+    Raises InputProblem for blank text."""
+    config = loaded.model.config
+    ids, caption = encode(loaded, text)
+    patches = to_patches(image.pixels[None], config.patch).to(loaded.device)
+    copies = max(1, len(what_if.capacity_factors))
+    inputs = (
+        patches.expand(copies, -1, -1),
+        torch.tensor([ids] * copies, device=loaded.device),
+    )
+    run = _forward(loaded, inputs, what_if, vectors)
+    picture = ImageInput(grid=(config.grid, config.grid), patch=config.patch, crop=image.crop)
+    source = PairInput(picture=picture, caption=caption)
     return _traces(loaded, run, source, None, vectors)
 
 
@@ -137,7 +163,8 @@ def encode(loaded: Loaded, text: str) -> tuple[list[int], TextInput]:
             "blank", "There is no text to route: type at least one character that is not a space."
         )
     bpe = checkpoint.load_tokenizer()
-    return tokenizer.encode(bpe, text, loaded.model.config.context)
+    config = loaded.model.config
+    return tokenizer.encode(bpe, text, config.caption or config.context)
 
 
 def count_tokens(text: str) -> int:
@@ -301,7 +328,8 @@ def _host(values: torch.Tensor) -> np.ndarray:
 
 
 def evaluate_text(loaded: Loaded, text: str) -> dict:
-    """bits_per_byte, perplexity, tokens, bytes over non-overlapping full windows.
+    """bits_per_byte, perplexity, tokens, bytes over non-overlapping full windows; an encoder's
+    are those of tokens hidden as in its training.
 
     Raises InputProblem for a text that does not fill one.
     """
@@ -317,7 +345,10 @@ def evaluate_text(loaded: Loaded, text: str) -> dict:
             window=size,
         )
     windows = ids[: len(ids) // size * size].reshape(-1, size)
-    return metrics.text_metrics(loaded.model, windows, tokenizer.byte_sizes(bpe))
+    ratio = (
+        {} if loaded.model.config.causal else {"mask_ratio": loaded.card["recipe"]["mask_ratio"]}
+    )
+    return metrics.text_metrics(loaded.model, windows, tokenizer.byte_sizes(bpe), **ratio)
 
 
 def evaluate_images(loaded: Loaded, pictures: Sequence[DecodedImage]) -> dict:
@@ -335,14 +366,30 @@ def evaluate_scenes(loaded: Loaded, pictures: np.ndarray, classes: np.ndarray) -
     return numbers
 
 
-def _forward(loaded: Loaded, inputs: torch.Tensor, what_if: WhatIf, vectors: bool) -> Run:
+def evaluate_pairs(loaded: Loaded, pictures: np.ndarray, texts: Sequence[str]) -> dict:
+    """Hidden patches [N, side, side, 3] uint8 beside whole captions, and hidden tokens of captions
+    beside whole pictures."""
+    bpe = checkpoint.load_tokenizer()
+    captions, filled = tokenizer.filled(bpe, texts, loaded.model.config.caption)
+    numbers = metrics.image_metrics(loaded.model, pictures, captions=captions)
+    sizes = tokenizer.byte_sizes(bpe)
+    return numbers | metrics.caption_metrics(loaded.model, pictures, captions, filled, sizes)
+
+
+def _forward(
+    loaded: Loaded, inputs: tuple[torch.Tensor, ...], what_if: WhatIf, vectors: bool
+) -> Run:
     with torch.inference_mode():  # gradient mode is per thread, so it is set here
-        return loaded.model(inputs, what_if=what_if, with_places=True, with_vectors=vectors)
+        return loaded.model(*inputs, what_if=what_if, with_places=True, with_vectors=vectors)
 
 
 @torch.inference_mode()
 def _traces(
-    loaded: Loaded, run: Run, source: TextInput | ImageInput, nats: np.ndarray | None, vectors: bool
+    loaded: Loaded,
+    run: Run,
+    source: Input,
+    nats: np.ndarray | None,
+    vectors: bool,
 ) -> list[RoutingTrace]:
     layers = loaded.model.moe_layers
     per_layer = traces(layers, run.routing, run.vectors if vectors else [{}] * len(layers))

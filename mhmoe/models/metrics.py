@@ -21,26 +21,36 @@ Watch = Callable[[Run], None]
 
 @torch.inference_mode()
 def text_metrics(
-    model: Transformer, windows: np.ndarray, sizes: np.ndarray, watch: Watch = lambda run: None
+    model: Transformer,
+    windows: np.ndarray,
+    sizes: np.ndarray,
+    watch: Watch = lambda run: None,
+    mask_ratio: float = 0.5,
+    seed: int = 0,
 ) -> dict:
     """windows [N, context] token ids; sizes [vocabulary] UTF-8 bytes of each token.
 
-    The first token of a window has nothing before it and is not predicted; tokens and bytes
-    count the predicted ones, so bits_per_byte = log2(perplexity) * tokens / bytes.
+    Tokens and bytes count the predicted tokens, so bits_per_byte = log2(perplexity) * tokens /
+    bytes: in a decoder all but the first of a window, which has nothing before it; in an encoder
+    the hidden ones.
     """
     if not len(windows):
         raise ValueError(
             f"The text is shorter than one full window of "
             f"{model.config.context} tokens; give more text."
         )
-    nats = 0.0
-    for chunk in _chunks(model, windows):
-        run = model(chunk)
+    nats, tokens, size = 0.0, 0, 0
+    for at, chunk in _chunks(model, windows):
+        masked = None
+        if not model.config.causal:
+            masked = random_mask(*chunk.shape, mask_ratio, [seed, at]).to(chunk.device)
+        run = model(chunk, masked=masked)
         watch(run)
-        nats += float(token_nats(run.output, chunk).sum())
-    targets = windows[:, 1:]
-    tokens, size = int(targets.size), int(sizes[targets].sum())
-    return {
+        nats += float(token_nats(run.output, chunk, masked).sum())
+        targets = (chunk[:, 1:] if masked is None else chunk[masked]).cpu().numpy()
+        tokens, size = tokens + targets.size, size + int(sizes[targets].sum())
+    hidden = {} if model.config.causal else {"mask_ratio": mask_ratio}
+    return hidden | {
         "bits_per_byte": nats / np.log(2) / size,
         "perplexity": float(np.exp(nats / tokens)),
         "tokens": tokens,
@@ -48,8 +58,11 @@ def text_metrics(
     }
 
 
-def token_nats(output_BTV: Tensor, ids_BT: Tensor) -> Tensor:
-    """[B, T-1] cross-entropy of each token after the first."""
+def token_nats(output_BTV: Tensor, ids_BT: Tensor, masked_BT: Tensor | None = None) -> Tensor:
+    """[B, T-1] cross-entropy of each token after the first; of each hidden token [n] where some
+    were hidden."""
+    if masked_BT is not None:
+        return F.cross_entropy(output_BTV[masked_BT], ids_BT[masked_BT].long(), reduction="none")
     return F.cross_entropy(
         output_BTV[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten().long(), reduction="none"
     ).view(len(ids_BT), ids_BT.shape[1] - 1)
@@ -63,9 +76,11 @@ def image_metrics(
     seed: int = 0,
     watch: Watch = lambda run: None,
     what_if: WhatIf = TRAINED,
+    captions: np.ndarray | None = None,
 ) -> dict:
     """pictures [N, side, side, 3] uint8. Mean squared error of hidden patches, in units of the
-    pixel range 0..1, and the same for predicting each picture's mean visible colour."""
+    pixel range 0..1, and the same for predicting each picture's mean visible colour. ``captions``
+    [N, L] token ids stand beside their pictures, whole."""
     error = baseline = 0.0
     hidden = 0
     for at in range(0, len(pictures), BATCH):
@@ -73,7 +88,11 @@ def image_metrics(
         patches = to_patches(chunk, model.config.patch).to(next(model.parameters()).device)
         masked = random_mask(len(chunk), model.config.context, mask_ratio, [seed, at])
         masked = masked.to(patches.device)
-        run = model(patches, masked=masked, what_if=what_if)
+        caption, every = None, masked
+        if captions is not None:
+            caption = torch.from_numpy(captions[at : at + BATCH]).to(patches.device).long()
+            every = F.pad(masked, (0, caption.shape[1]))
+        run = model(patches, caption, masked=every, what_if=what_if)
         watch(run)
         guess = run.output
         visible = (~masked)[..., None].float()
@@ -118,7 +137,48 @@ def class_metrics(
     }
 
 
+@torch.inference_mode()
+def caption_metrics(
+    model: Transformer,
+    pictures: np.ndarray,
+    captions: np.ndarray,
+    filled: np.ndarray,
+    sizes: np.ndarray,
+    mask_ratio: float = 0.5,
+    seed: int = 0,
+    watch: Watch = lambda run: None,
+) -> dict:
+    """Bits per byte of hidden tokens of captions, each beside its own whole picture, and beside the
+    next one of the set: what the picture is worth to the caption.
+
+    pictures [N, side, side, 3] uint8; captions [N, L] token ids; filled [N, L] bool, where a
+    caption is over and nothing is hidden; sizes [words] UTF-8 bytes of each token.
+    """
+    hidden = random_mask(*captions.shape, mask_ratio, [seed, 0]).numpy() & ~filled
+    size = int(sizes[captions[hidden]].sum())
+    bits = []
+    for shown in (pictures, np.roll(pictures, -1, axis=0)):
+        nats = 0.0
+        for at in range(0, len(shown), BATCH):
+            rows = slice(at, at + BATCH)
+            patches = to_patches(shown[rows], model.config.patch)
+            patches = patches.to(next(model.parameters()).device)
+            caption = torch.from_numpy(captions[rows]).to(patches.device).long()
+            tokens = torch.from_numpy(hidden[rows]).to(patches.device)
+            masked = F.pad(tokens, (patches.shape[1], 0))
+            run = model(patches, caption, masked=masked)
+            watch(run)
+            nats += float(token_nats(run.caption, caption, tokens).sum())
+        bits.append(nats / np.log(2) / size)
+    return {
+        "caption_bits_per_byte": bits[0],
+        "caption_bits_per_byte_other_picture": bits[1],
+        "caption_tokens": int(hidden.sum()),
+        "caption_bytes": size,
+    }
+
+
 def _chunks(model: Transformer, windows: np.ndarray):
     device = next(model.parameters()).device
     for at in range(0, len(windows), BATCH):
-        yield torch.from_numpy(windows[at : at + BATCH]).to(device).long()
+        yield at, torch.from_numpy(windows[at : at + BATCH]).to(device).long()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -73,6 +73,17 @@ def encode(tokenizer: Tokenizer, text: str, limit: int) -> tuple[list[int], Text
             word += 1
         tokens.append(Token(text=_shown(raw[a:b]), span=(a, b), word=word))
     return ids, TextInput(text=used, tokens=tuple(tokens), words=tuple(words))
+
+
+def filled(
+    tokenizer: Tokenizer, texts: Sequence[str], length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids int64 [N, length], and bool [N, length] where a text was over: it is filled with
+    line breaks there. What is longer is cut."""
+    (fill,) = tokenizer.encode("\n").ids  # one byte is one token
+    rows = [encoding.ids[:length] for encoding in tokenizer.encode_batch(list(texts))]
+    over = np.arange(length) >= np.array([len(row) for row in rows])[:, None]
+    return np.array([row + [fill] * (length - len(row)) for row in rows], np.int64), over
 
 
 def spell(tokenizer: Tokenizer, token: int) -> str:

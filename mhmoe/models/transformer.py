@@ -1,4 +1,5 @@
-"""The two small transformers: a causal text decoder and an encoder of image patches."""
+"""The small transformers: a decoder or encoder of text, an encoder of image patches, and one of
+patches and a caption in one sequence."""
 
 from __future__ import annotations
 
@@ -16,12 +17,14 @@ from mhmoe.models.config import ModelConfig
 class Run:
     """What one forward pass leaves: predictions, and for each MoE block its decisions.
 
-    output   [B, T, V] logits (text) or [B, T, patch values] (image)
+    output   [B, T, V] logits (text) or [B, T, patch values] (the patches of a picture)
+    caption  [B, tokens, words] logits, where a caption was given
     classes  [B, classes] logits of the whole picture, where the model has classes
     routing  per MoE block; vectors likewise, kept only when asked for
     """
 
     output: Tensor
+    caption: Tensor | None = None
     classes: Tensor | None = None
     routing: list[Routing] = field(default_factory=list)
     vectors: list[dict[str, Tensor]] = field(default_factory=list)
@@ -32,7 +35,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.heads, self.causal = config.attention_heads, config.kind == "text"
+        self.heads, self.causal = config.attention_heads, config.predicts_next
         self.qkv = nn.Linear(config.d_model, 3 * config.d_attention, bias=False)
         self.out = nn.Linear(config.d_attention, config.d_model, bias=False)
 
@@ -71,8 +74,12 @@ class Transformer(nn.Module):
             self.embed = nn.Embedding(config.vocabulary, D)
         else:
             self.embed = nn.Linear(config.vocabulary, D)
-            self.mask_token = nn.Parameter(torch.empty(D))
             self.output = nn.Linear(D, config.vocabulary)
+        if not config.predicts_next:
+            self.mask_token = nn.Parameter(torch.empty(D))
+        if config.caption:
+            self.embed_caption = nn.Embedding(config.words, D)
+            self.caption_position = nn.Parameter(torch.empty(config.caption, D))
         self.position = nn.Parameter(torch.empty(config.context, D))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.RMSNorm(D)
@@ -93,7 +100,7 @@ class Transformer(nn.Module):
                     0.02 if "embed" in name or "position" in name else p.shape[-1] ** -0.5,
                     generator=generator,
                 )
-        if self.config.kind == "image":
+        if self.config.kind != "text":
             # Where a patch lies must be as loud as what it shows, or attention needs thousands
             # of steps to find a hidden patch's neighbours.
             self.embed.weight.normal_(0, self.config.vocabulary**-0.5, generator=generator)
@@ -110,6 +117,7 @@ class Transformer(nn.Module):
     def forward(
         self,
         inputs: Tensor,
+        caption: Tensor | None = None,
         *,
         masked: Tensor | None = None,
         what_if: WhatIf = TRAINED,
@@ -118,15 +126,20 @@ class Transformer(nn.Module):
         with_places: bool = False,
         with_vectors: bool = False,
     ) -> Run:
-        """inputs: token ids [B, T], or patches [B, T, values] with ``masked`` [B, T] bool.
+        """inputs: token ids [B, T], or patches [B, T, values].
 
+        caption     token ids [B, tokens], which follow the patches: T counts both
+        masked      [B, T] bool: hidden from the model
         only_block  the one block that ``what_if`` changes; None changes every block
         generator   lets the random parts of the routers act, as in training
         """
-        x = self.embed(inputs)
+        x, position = self.embed(inputs), self.position[: inputs.shape[1]]
+        if caption is not None:
+            x = torch.cat([x, self.embed_caption(caption)], 1)
+            position = torch.cat([position, self.caption_position[: caption.shape[1]]])
         if masked is not None:
             x = torch.where(masked[..., None], self.mask_token.to(x.dtype), x)
-        x = x + self.position[: x.shape[1]]
+        x = x + position
         run = Run(x)
         for i, block in enumerate(self.blocks):
             x = x + block.attention(block.attention_norm(x))
@@ -145,6 +158,9 @@ class Transformer(nn.Module):
             if with_vectors:
                 run.vectors.append(vectors)
         x = self.norm(x)
+        if caption is not None:
+            x, rest = x.split([inputs.shape[1], caption.shape[1]], 1)
+            run.caption = rest @ self.embed_caption.weight.T
         run.output = x @ self.embed.weight.T if self.config.kind == "text" else self.output(x)
         if self.config.classes:
             run.classes = self.classify(x.mean(1))
@@ -160,15 +176,14 @@ class Transformer(nn.Module):
 
         MACs: all matrix products of one token, attention at full context; the token embedding
         is a lookup and costs none, the tied output product does. The class is one product per
-        picture, no token's.
+        picture, no token's. Of patches and captions, the mean of a full sequence.
         """
         c = self.config
         total = sum(p.numel() for p in self.parameters())
         active = total
-        D, T, A = c.d_model, c.context, c.d_attention
-        macs = c.blocks * (4 * D * A + 2 * T * A) + c.vocabulary * D
-        if c.kind == "image":
-            macs += c.vocabulary * D
+        D, T, A = c.d_model, c.context + c.caption, c.d_attention
+        ends = c.context * c.vocabulary * (1 if c.kind == "text" else 2) + c.caption * c.words
+        macs = c.blocks * (4 * D * A + 2 * T * A) + round(ends * D / T)
         if c.moe is None:
             macs += c.blocks * 2 * D * c.d_ff
         else:

@@ -91,8 +91,10 @@ class Job:
                     "with --text-dir (the README says what must be in it)."
                 )
             bpe = open_tokenizer(text_dir, r.model.vocabulary)
-            self.train_data = TextData(text_dir, "train", bpe, r.model.context)
-            self.held_out_text = TextData(text_dir, "dev", bpe, r.model.context)
+            self.train_data, self.held_out_text = (
+                TextData(text_dir, split, bpe, r.model.context, r.languages)
+                for split in ("train", "dev")
+            )
             self.held_out = self.held_out_text.batch(0, 0, VALIDATION)
             self.sizes = tokenizer.byte_sizes(bpe)
         else:
@@ -113,8 +115,11 @@ class Job:
         if r.data == "text":
             ids = torch.from_numpy(self.train_data.batch(r.seed, step, r.batch))
             ids = ids.to(self.device).long()
-            run = self.model(ids, generator=self._generator(step))
-            return metrics.token_nats(run.output, ids).mean(), run
+            masked = None
+            if not r.model.causal:
+                masked = random_mask(*ids.shape, r.mask_ratio, [r.seed, step]).to(self.device)
+            run = self.model(ids, masked=masked, generator=self._generator(step))
+            return metrics.token_nats(run.output, ids, masked).mean(), run
         pictures, classes = self._pictures(step)
         patches = to_patches(pictures, r.model.patch).to(self.device)
         masked = random_mask(r.batch, r.model.context, r.mask_ratio, [r.seed, step])
@@ -142,7 +147,9 @@ class Job:
     def validate(self) -> dict:
         self.model.eval()
         if self.recipe.data == "text":
-            numbers = metrics.text_metrics(self.model, self.held_out, self.sizes)
+            numbers = metrics.text_metrics(
+                self.model, self.held_out, self.sizes, mask_ratio=self.recipe.mask_ratio
+            )
         else:
             numbers = metrics.image_metrics(self.model, self.held_out, self.recipe.mask_ratio)
             if self.recipe.model.classes:

@@ -13,11 +13,12 @@ and one with ``model.d_ff`` is dense.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from mhmoe.layers import MoEConfig
-from mhmoe.models.config import SHIPPED, ModelConfig
+from mhmoe.models.config import ModelConfig
+from mhmoe.training.text import LANGUAGES
 
 FOLDER = Path(__file__).parent / "recipes"
 FAMILIES = FOLDER / "families"
@@ -34,8 +35,13 @@ class UnknownRecipe(RecipeError):
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One run. ``model`` is the shape; ``balance``, ``importance``, ``smooth_load`` and ``z`` weigh
-    the losses of the routers, ``class_weight`` that of a picture's class beside its patches.
+    the losses of the routers, ``class_weight`` and ``caption_weight`` those of a picture's class
+    and caption beside its patches.
 
+    languages  of a text model, sampled evenly
+    mask_ratio share of patches, or of an encoder's tokens, that is hidden and guessed
+    replay     a finished run is kept as a replay, without weights
+    ship       a finished run becomes the checkpoint of that name; of the recipe's own seed only
     snapshots  steps after which the weights are kept as they are; a run begins at weights that
                the seed alone gives, and ends at those of the checkpoint
     """
@@ -55,8 +61,11 @@ class Recipe:
     weight_decay: float = 0.01
     clip: float = 1.0
     class_weight: float = 1.0
+    caption_weight: float = 1.0
     mask_ratio: float = 0.5
     replay: bool = False
+    ship: bool = field(default=False, compare=False)
+    languages: tuple[str, ...] = LANGUAGES
     snapshots: tuple[int, ...] = ()
 
     @classmethod
@@ -67,24 +76,27 @@ class Recipe:
             data = tomllib.loads(path.read_text("utf-8"))
             if "members" in data:
                 data = _member(data, name)
-            shape = data.pop("model")
-            model = SHIPPED[shape] if isinstance(shape, str) else ModelConfig.from_dict(shape)
-            data["snapshots"] = tuple(data.get("snapshots", ()))
+            model = ModelConfig.from_dict(data.pop("model"))
+            data |= _tuples(data)
             recipe = cls(name=name if path.parent == FAMILIES else path.stem, model=model, **data)
             if recipe.data != model.kind:
                 raise ValueError(f"a model of kind {model.kind} cannot learn from {recipe.data}")
+            if unknown := set(recipe.languages) - set(LANGUAGES):
+                raise ValueError(f"languages {sorted(unknown)} are none of {', '.join(LANGUAGES)}")
             if late := [step for step in recipe.snapshots if not 0 < step < recipe.steps]:
                 raise ValueError(f"snapshots at {late} do not lie between 0 and {recipe.steps}")
         except (OSError, TypeError, KeyError, ValueError) as error:
             raise RecipeError(f"The recipe {path.name} cannot be used: {error}") from None
-        return recipe if seed is None else replace(recipe, seed=seed)
+        if seed in (None, recipe.seed):
+            return recipe
+        return replace(recipe, seed=seed, ship=False)
 
     @classmethod
     def from_dict(cls, data: dict) -> Recipe:
         """The inverse of :meth:`to_dict`, also through JSON. What was written before a field
         existed has its default."""
         model = ModelConfig.from_dict(data["model"])
-        return cls(**data | {"model": model, "snapshots": tuple(data.get("snapshots", ()))})
+        return cls(**data | {"model": model} | _tuples(data))
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -98,6 +110,10 @@ class Recipe:
             "load": self.smooth_load,
             "z": self.z,
         }
+
+
+def _tuples(data: dict) -> dict:
+    return {name: tuple(data[name]) for name in ("languages", "snapshots") if name in data}
 
 
 def known() -> list[str]:

@@ -20,12 +20,10 @@ from torch import Tensor
 
 from mhmoe.layers import losses
 from mhmoe.models import checkpoint, metrics
-from mhmoe.models.config import SHIPPED
 from mhmoe.models.device import describe
 from mhmoe.models.transformer import Run, Transformer
 from mhmoe.training.loop import Job, TrainingError
 from mhmoe.training.recipe import Recipe
-from mhmoe.training.text import LANGUAGES
 
 WINDOWS = 32  #: held-out windows of each language
 PICTURES = 96  #: held-out pictures
@@ -34,8 +32,7 @@ CLASSIFIED = 900  #: held-out scenes whose class is asked for
 DATA = {
     "text": [
         {
-            "what": "sentences collected for the Common Voice project, in "
-            f"{len(LANGUAGES)} languages ({', '.join(LANGUAGES)})",
+            "what": "sentences collected for the Common Voice project",
             "licence": "CC0 1.0",
         }
     ],
@@ -48,10 +45,10 @@ LICENCE = "CC0 1.0"
 
 
 def target(recipe: Recipe) -> Path | None:
-    """The file that a finished run of the recipe becomes; None for a shape without a name."""
+    """The file that a finished run of the recipe becomes; None for one that is not shipped."""
     if recipe.replay:
         return checkpoint.runs() / f"{recipe.name}.safetensors"
-    if SHIPPED.get(recipe.name) == recipe.model:
+    if recipe.ship:
         return checkpoint.folder() / f"{recipe.name}.safetensors"
     return None
 
@@ -62,8 +59,8 @@ def ship(job: Job) -> Path:
     path = target(recipe)
     if path is None:
         raise TrainingError(
-            f"The recipe {recipe.name} is no replay, and its shape is not in the "
-            f"table of shipped models ({', '.join(SHIPPED)})."
+            f"The recipe {recipe.name} with seed {recipe.seed} is neither a replay nor shipped; "
+            "its log and weights stay with the run."
         )
     if job.step < recipe.steps:
         raise TrainingError(
@@ -86,9 +83,10 @@ def ship(job: Job) -> Path:
 def _save_model(job: Job) -> None:
     """The card's numbers are those of the float16 file, read back as a visitor reads it."""
     name = job.recipe.name
-    checkpoint.save(job.model, name, facts(job))
+    snapshots = {step: job.snapshot(step) for step in job.recipe.snapshots}
+    checkpoint.save(job.model, name, facts(job), snapshots)
     model, _ = checkpoint.load(name)
-    checkpoint.save(model, name, facts(job) | evaluate(model, job))
+    checkpoint.save(model, name, facts(job) | evaluate(model, job), snapshots)
 
 
 def _save_replay(job: Job, path: Path) -> None:
@@ -106,6 +104,7 @@ def facts(job: Job) -> dict:
         "recipe": recipe.to_dict(),
         "seed": recipe.seed,
         "data": DATA[recipe.data],
+        **_text_read(job),
         "licence": LICENCE,
         "training": {
             "steps": job.step,
@@ -117,6 +116,15 @@ def facts(job: Job) -> dict:
         },
         "validation": job.validation,
         "reproduce": command(recipe, torch.device(job.device)),
+    }
+
+
+def _text_read(job: Job) -> dict:
+    if job.recipe.data != "text":
+        return {}
+    return {
+        "languages": list(job.recipe.languages),
+        "sentences_sha256": job.train_data.digests | job.held_out_text.digests,
     }
 
 
@@ -149,10 +157,13 @@ def evaluate(model: Transformer, job: Job) -> dict:
 
 def _text(model: Transformer, job: Job, counter: _Counter) -> dict:
     """Per language, and their sums. The windows begin with those of the validation curve."""
-    windows = job.held_out_text.batch(0, 0, WINDOWS * len(LANGUAGES))
+    names = job.recipe.languages
+    windows = job.held_out_text.batch(0, 0, WINDOWS * len(names))
     languages = {
-        language: metrics.text_metrics(model, windows[i :: len(LANGUAGES)], job.sizes, counter)
-        for i, language in enumerate(LANGUAGES)
+        language: metrics.text_metrics(
+            model, windows[i :: len(names)], job.sizes, counter, job.recipe.mask_ratio
+        )
+        for i, language in enumerate(names)
     }
     tokens = sum(m["tokens"] for m in languages.values())
     size = sum(m["bytes"] for m in languages.values())

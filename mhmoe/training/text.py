@@ -1,14 +1,18 @@
 """Text for training: one folder per language with sentences, one per line, gzip or plain.
 
-The six languages are sampled evenly whatever their size. A window starts where a sentence
+The languages are sampled evenly whatever their size. A window starts where a sentence
 starts, because that is how a visitor's sentence starts; it holds one language, the next
-sentences of the file follow, separated by a line break.
+sentences of the file follow, separated by a line break. ``text.toml`` names the sentences of the
+shipped models, their source and licence.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
+import tomllib
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from tokenizers import Tokenizer
 
 LANGUAGES = ("de", "en", "es", "fr", "it", "zh")
 SEPARATOR = "\n"
+SOURCES = Path(__file__).parent / "text.toml"
 
 
 class CorpusError(ValueError):
@@ -38,6 +43,17 @@ def sentences(text_dir: Path, language: str, split: str) -> list[str]:
         f"{text_dir} has no {language}/plain_{split}.txt or .txt.gz; "
         f"give the folder with --text-dir."
     )
+
+
+def digest(lines: Sequence[str]) -> str:
+    """SHA-256 of sentences, each ended by a line break."""
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+
+
+def differing(digests: dict[str, str]) -> list[str]:
+    """Those of ``TextData.digests`` that are not the sentences of the shipped models."""
+    files = tomllib.loads(SOURCES.read_text("utf-8"))["files"]
+    return [name for name, found in digests.items() if files[name]["sha256"] != found]
 
 
 def even_sample(text_dir: Path, characters: int) -> list[str]:
@@ -86,12 +102,20 @@ class Corpus:
 
 
 class TextData:
-    """Batches of windows [batch, context], a pure function of (seed, step)."""
+    """Batches of windows [batch, context], a pure function of (seed, step). ``digests``: SHA-256 of
+    the sentences of each file, by its name without endings."""
 
-    def __init__(self, text_dir: Path, split: str, tokenizer: Tokenizer, context: int):
+    def __init__(
+        self,
+        text_dir: Path,
+        split: str,
+        tokenizer: Tokenizer,
+        context: int,
+        languages: Sequence[str] = LANGUAGES,
+    ):
         self.context = context
-        self.corpora = []
-        for language in LANGUAGES:
+        self.corpora, self.digests = [], {}
+        for language in languages:
             lines = sentences(text_dir, language, split)
             corpus = Corpus.build(lines, tokenizer) if lines else None
             if corpus is None or len(corpus.ids) < context:
@@ -100,6 +124,7 @@ class TextData:
                     f"one window of {context} tokens."
                 )
             self.corpora.append(corpus)
+            self.digests[f"{language}/plain_{split}"] = digest(lines)
 
     def batch(self, seed: int, step: int, size: int) -> np.ndarray:
         rng = np.random.default_rng([seed, step])

@@ -36,6 +36,15 @@ def test_parameters_match_and_macs_grow(heads, activation, bias):
     assert many.macs_per_token > 1.5 * base.macs_per_token
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+def test_the_depth_of_the_square_layers_is_paid_for_by_the_experts(heads, depth):
+    many = PAPER.matched(heads, projections=depth)
+    assert (many.heads, many.projections, many.experts) == (heads, depth, PAPER.experts)
+    assert 0 <= PAPER.parameters - many.parameters < 0.005 * PAPER.parameters
+    assert (many == PAPER) == (heads == 1 and depth == 0)
+
+
 def test_the_code_of_the_first_paper_costs_four_times_as_much():
     # mhmoe.md 3.4: 67 B d^2 against 16 B d^2 (operations, two a MAC) at h = 4 and beta = 63/64;
     # the inner width that its code hard-codes is 15 d, ours comes from the exact parameters
