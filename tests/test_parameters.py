@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from mhmoe.analysis.parameters import PRESETS, TYPES, ConfigError, count
+from mhmoe.analysis.parameters import TYPES, ConfigError, count, presets
 
 SMALL = dict(
     vocab_size=50,
@@ -107,14 +107,14 @@ def test_every_type_is_among_the_cases():
     ],
 )
 def test_published_totals(name, total, active):
-    found = count(PRESETS[name])
+    found = count(presets()[name])
     assert found.total == total
     assert active in (None, found.active)
 
 
 def test_mixtral_part_by_part():
     """VG-55: the guide's numbers, with routers and norms that its sum leaves out."""
-    counted = count(PRESETS["Mixtral 8x7B"])
+    counted = count(presets()["Mixtral 8x7B"])
     size = {part.name: (part.total, part.active) for part in counted.parts}
     assert size == {
         "embedding": (131_072_000, 131_072_000),
@@ -133,11 +133,11 @@ def test_mixtral_part_by_part():
 
 @pytest.mark.parametrize("k", range(1, 9))
 def test_more_choices_use_more_of_the_same_weights(k):
-    counted = count(PRESETS["Mixtral 8x7B"] | {"num_experts_per_tok": k})
+    counted = count(presets()["Mixtral 8x7B"] | {"num_experts_per_tok": k})
     assert counted.total == 46_702_792_704
     assert counted.active == 46_702_792_704 - (8 - k) * 32 * 176_160_768
-    assert count(PRESETS["Mixtral 8x7B"] | {"num_experts_per_tok": 1}).active == (
-        count(PRESETS["Mistral 7B"]).active + 1_048_576
+    assert count(presets()["Mixtral 8x7B"] | {"num_experts_per_tok": 1}).active == (
+        count(presets()["Mistral 7B"]).active + 1_048_576
     )
 
 
@@ -162,7 +162,7 @@ def test_multiplications_of_a_token():
 
 
 def test_a_config_inside_a_config():
-    inner = PRESETS["Mistral 7B"]
+    inner = presets()["Mistral 7B"]
     assert count({"model_type": "llava", "text_config": inner}) == count(inner)
 
 
@@ -183,7 +183,7 @@ def test_a_config_inside_a_config():
 )
 def test_a_config_that_makes_no_sense(changes, code, sentence):
     with pytest.raises(ConfigError, match=sentence) as caught:
-        count(PRESETS["Mixtral 8x7B"] | changes)
+        count(presets()["Mixtral 8x7B"] | changes)
     assert caught.value.code == code
 
 

@@ -8,8 +8,13 @@ counted once.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+PRESETS = Path(__file__).resolve().parents[2] / "assets" / "presets.json"
 
 
 class ConfigError(ValueError):
@@ -320,121 +325,7 @@ def _sparse(c: Config, row: _Type, layers: int) -> list[Part]:
     return parts
 
 
-#: Well-known models, as their config.json has them: what decides about the number of parameters.
-PRESETS: dict[str, dict] = {
-    "Mixtral 8x7B": dict(
-        model_type="mixtral",
-        vocab_size=32000,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        num_local_experts=8,
-        num_experts_per_tok=2,
-    ),
-    "Mixtral 8x22B": dict(
-        model_type="mixtral",
-        vocab_size=32000,
-        hidden_size=6144,
-        intermediate_size=16384,
-        num_hidden_layers=56,
-        num_attention_heads=48,
-        num_key_value_heads=8,
-        num_local_experts=8,
-        num_experts_per_tok=2,
-    ),
-    "Mistral 7B": dict(
-        model_type="mistral",
-        vocab_size=32000,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-    ),
-    "OLMoE 1B-7B": dict(
-        model_type="olmoe",
-        vocab_size=50304,
-        hidden_size=2048,
-        intermediate_size=1024,
-        num_hidden_layers=16,
-        num_attention_heads=16,
-        num_key_value_heads=16,
-        num_experts=64,
-        num_experts_per_tok=8,
-    ),
-    "Qwen1.5-MoE-A2.7B": dict(
-        model_type="qwen2_moe",
-        vocab_size=151936,
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        num_key_value_heads=16,
-        num_experts=60,
-        num_experts_per_tok=4,
-        moe_intermediate_size=1408,
-        shared_expert_intermediate_size=5632,
-    ),
-    "Qwen3-30B-A3B": dict(
-        model_type="qwen3_moe",
-        vocab_size=151936,
-        hidden_size=2048,
-        intermediate_size=6144,
-        num_hidden_layers=48,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        head_dim=128,
-        num_experts=128,
-        num_experts_per_tok=8,
-        moe_intermediate_size=768,
-    ),
-    "DeepSeek-V2-Lite": dict(
-        model_type="deepseek_v2",
-        vocab_size=102400,
-        hidden_size=2048,
-        intermediate_size=10944,
-        num_hidden_layers=27,
-        num_attention_heads=16,
-        kv_lora_rank=512,
-        qk_nope_head_dim=128,
-        qk_rope_head_dim=64,
-        v_head_dim=128,
-        n_routed_experts=64,
-        n_shared_experts=2,
-        num_experts_per_tok=6,
-        moe_intermediate_size=1408,
-        first_k_dense_replace=1,
-    ),
-    "DeepSeek-V3": dict(
-        model_type="deepseek_v3",
-        vocab_size=129280,
-        hidden_size=7168,
-        intermediate_size=18432,
-        num_hidden_layers=61,
-        num_attention_heads=128,
-        q_lora_rank=1536,
-        kv_lora_rank=512,
-        qk_nope_head_dim=128,
-        qk_rope_head_dim=64,
-        v_head_dim=128,
-        n_routed_experts=256,
-        n_shared_experts=1,
-        num_experts_per_tok=8,
-        moe_intermediate_size=2048,
-        first_k_dense_replace=3,
-    ),
-    "gpt-oss-20b": dict(
-        model_type="gpt_oss",
-        vocab_size=201088,
-        hidden_size=2880,
-        intermediate_size=2880,
-        num_hidden_layers=24,
-        num_attention_heads=64,
-        num_key_value_heads=8,
-        head_dim=64,
-        num_local_experts=32,
-        num_experts_per_tok=4,
-    ),
-}
+@cache
+def presets() -> dict[str, dict]:
+    """Well-known models by name: what of their config.json decides about their parameters."""
+    return json.loads(PRESETS.read_text("utf-8"))
