@@ -14,16 +14,20 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mhmoe import __version__, bench
 
 if TYPE_CHECKING:
+    import torch
+
     from mhmoe.models.engine import Loaded
     from mhmoe.models.images import DecodedImage
     from mhmoe.trace import RoutingTrace
     from mhmoe.training.loop import Job
+    from mhmoe.training.processes import World
     from mhmoe.training.recipe import Recipe
 
 Result = TypeVar("Result")
@@ -82,12 +86,15 @@ def _guarded(args: argparse.Namespace) -> int:
     from mhmoe.models.images import ImageProblem
     from mhmoe.training.loop import TrainingError
     from mhmoe.training.measure import MeasureError, UnknownModel
+    from mhmoe.training.processes import Told
     from mhmoe.training.recipe import RecipeError, UnknownRecipe
     from mhmoe.training.scenes import PhotographsMissing
     from mhmoe.training.text import CorpusError
 
     try:
         args.command(args)
+    except Told:
+        return 1
     except (DeviceError, UnknownModel, UnknownRecipe) as error:
         raise Usage(error) from None
     except (
@@ -528,47 +535,64 @@ def run_bench(args: argparse.Namespace) -> None:
 
 
 def run_training(args: argparse.Namespace) -> None:
-    from mhmoe.models.device import choose, describe
-    from mhmoe.training.recipe import Recipe
+    from mhmoe.models.device import describe
+    from mhmoe.training.loop import open_tokenizer
+    from mhmoe.training.processes import joined
 
-    recipe = Recipe.load(args.recipe, args.seed)
-    device = choose(args.device)
+    with joined() as world:
+        recipe, device = world.together(lambda: _asked(args, world))
+        if recipe.data == "text":  # learned by the first process where there is none
+            world.first(lambda: open_tokenizer(args.text_dir, recipe.model.vocabulary))
+        job = world.together(lambda: _open_job(recipe, args, device, world))
+        say = partial(print, flush=True) if world.rank == 0 else _nothing
+        if args.fresh:
+            world.first(job.discard)
+        if world.together(job.resume):
+            say(f"Going on from step {job.step}, saved in {job.folder}.")
+        world.same("the step of the saved state", job.step)
+        many = f" in {world.size} processes" if world.size > 1 else ""
+        say(
+            f"{recipe.name}, seed {recipe.seed}, on {describe(device)}{many}: {job.step} of "
+            f"{recipe.steps} steps done."
+        )
+        _run(job)
+        if job.validation:
+            say(f"Validation: {_short(job.validation[-1])}.")
+        world.first(lambda: _finish(job, args.ship))
+
+
+def _nothing(*ignored: object) -> None:
+    """What a process says that leaves it to another one."""
+
+
+def _asked(args: argparse.Namespace, world: World) -> tuple[Recipe, torch.device]:
+    from mhmoe.models.device import choose
+    from mhmoe.training import recipe as recipes
+
+    recipe = recipes.Recipe.load(args.recipe, args.seed)
     if recipe.data == "text" and args.text_dir is None:
         raise Usage(f"The recipe {recipe.name} trains on text; name its folder with --text-dir.")
-    job = _open_job(recipe, args, device)
-    if job.resume():
-        print(f"Going on from step {job.step}, saved in {job.folder}.", flush=True)
-    print(
-        f"{recipe.name}, seed {recipe.seed}, on {describe(device)}: {job.step} of "
-        f"{recipe.steps} steps done.",
-        flush=True,
-    )
-    _run(job)
-    if job.validation:
-        print(f"Validation: {_short(job.validation[-1])}.")
-    _finish(job, args.ship)
+    return recipe, world.device(choose(args.device))
 
 
-def _open_job(recipe: Recipe, args: argparse.Namespace, device: object) -> Job:
+def _open_job(recipe: Recipe, args: argparse.Namespace, device: torch.device, world: World) -> Job:
     from mhmoe.training.loop import Job
 
     state = args.state or state_folder()
     try:
-        job = Job(recipe, state, text_dir=args.text_dir, device=device)
-        if args.fresh:
-            job.discard()
+        return Job(recipe, state, text_dir=args.text_dir, device=device, world=world)
     except OSError as error:
         raise Failed(f"The run cannot be started: {error}.") from None
-    return job
 
 
 def _run(job: Job) -> None:
     import torch
 
+    meter = Meter(sys.stdout, sparse=job.recipe.model.moe is not None)
     try:
-        job.run(Meter(sys.stdout, sparse=job.recipe.model.moe is not None))
+        job.run(meter if job.world.rank == 0 else _nothing)
     except KeyboardInterrupt:
-        raise Failed(
+        raise job.world.failure(
             f"Stopped. The same command goes on from the state that was last saved in {job.folder}."
         ) from None
     except torch.OutOfMemoryError:

@@ -203,8 +203,8 @@ def test_a_class_that_is_shown_often_enough_is_learned(tmp_path, monkeypatch):
     def flat(classes):
         return np.tile(colours[classes][:, None, None], (1, 128, 128, 1)), classes
 
-    def drawn(seed, step, size):
-        return flat(np.random.default_rng((seed, step)).integers(12, size=size))
+    def drawn(seed, step, size, rows):
+        return flat(np.random.default_rng((seed, step)).integers(12, size=size)[rows])
 
     monkeypatch.setattr(scenes, "classified_batch", drawn)
     monkeypatch.setattr(scenes, "classified_validation", lambda size: flat(np.arange(size) % 12))

@@ -15,7 +15,7 @@ from tiny import TINY, VOCABULARY, Cut, cut_at
 
 from mhmoe.models import checkpoint, engine
 from mhmoe.models.config import SHIPPED
-from mhmoe.training import loop, recipe, scenes, ship, text
+from mhmoe.training import loop, recipe, scenes, ship, step, text
 from mhmoe.training.loop import Job, TrainingError
 from mhmoe.training.recipe import Recipe
 
@@ -222,11 +222,11 @@ def test_a_state_of_another_recipe_is_not_continued(tmp_path, text_dir):
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
     long = tiny(steps=100, warmup=10)
-    assert loop.schedule(0, long) == pytest.approx(0.1)
-    assert loop.schedule(9, long) == 1
-    assert loop.schedule(10, long) == 1
-    assert loop.schedule(55, long) == pytest.approx(0.55)  # half way down a cosine
-    assert loop.schedule(100, long) == pytest.approx(0.1)
+    assert step.schedule(0, long) == pytest.approx(0.1)
+    assert step.schedule(9, long) == 1
+    assert step.schedule(10, long) == 1
+    assert step.schedule(55, long) == pytest.approx(0.55)  # half way down a cosine
+    assert step.schedule(100, long) == pytest.approx(0.1)
 
 
 # ---------------------------------------------------------------------------- data

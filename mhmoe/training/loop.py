@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable
@@ -14,13 +13,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
 
-from mhmoe.layers import losses
 from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.patches import random_mask, to_patches
-from mhmoe.models.transformer import Run, Transformer
+from mhmoe.models.transformer import Run
+from mhmoe.training.processes import ALONE, TrainingError, World
 from mhmoe.training.recipe import Recipe
+from mhmoe.training.step import Learner, NotFinite
 from mhmoe.training.text import TextData, even_sample
 
 SAVE_EVERY = 50
@@ -29,10 +28,6 @@ VALIDATE_AT = 8  # times along a run
 VALIDATION = 48  # windows or pictures
 CLASSIFIED = 144  # scenes whose class is asked for
 TOKENIZER_CHARACTERS = 580_000  # per language; the smallest corpus has about as many
-
-
-class TrainingError(RuntimeError):
-    """Training had to stop; the message says why and what is kept."""
 
 
 @dataclass
@@ -49,7 +44,8 @@ class Progress:
 
 
 class Job:
-    """A recipe on a device, with its state in a folder outside the project."""
+    """A recipe on a device, with its state in a folder outside the project. Of several processes
+    (``world``) each has a job; the constructor, ``resume`` and ``log`` exchange nothing."""
 
     def __init__(
         self,
@@ -58,21 +54,15 @@ class Job:
         *,
         text_dir: Path | None = None,
         device: torch.device | str = "cpu",
+        world: World = ALONE,
     ):
-        self.recipe, self.device = recipe, device
+        self.recipe, self.device, self.world = recipe, device, world
+        world.check(recipe.model.moe)
+        self.rows = world.rows(recipe.batch)
         self.folder = state / f"{recipe.name}-{recipe.seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.model = Transformer(recipe.model, recipe.seed).to(device)
-        matrices = [p for p in self.model.parameters() if p.dim() > 1]
-        vectors = [p for p in self.model.parameters() if p.dim() <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": recipe.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
-            betas=(0.9, 0.95),
-        )
+        self.learner = Learner(recipe, device, world)
+        self.model, self.optimizer = self.learner.model, self.learner.optimizer
         self.step, self.seconds = 0, 0.0
         self.loss_log: list[float] = []
         self.demand_log: list[np.ndarray] = []
@@ -109,35 +99,32 @@ class Job:
                 self.classified = scenes.classified_validation(CLASSIFIED)
 
     def _loss(self, step: int) -> tuple[torch.Tensor, Run]:
+        """Of the whole batch, from this process's rows of it."""
         r = self.recipe
         if r.data == "text":
-            ids = torch.from_numpy(self.train_data.batch(r.seed, step, r.batch))
-            ids = ids.to(self.device).long()
-            run = self.model(ids, generator=self._generator(step))
-            return metrics.token_nats(run.output, ids).mean(), run
+            ids = torch.from_numpy(self.train_data.batch(r.seed, step, r.batch)[self.rows])
+            return self.learner.text(ids.to(self.device).long(), self._generator(step))
         pictures, classes = self._pictures(step)
         patches = to_patches(pictures, r.model.patch).to(self.device)
         masked = random_mask(r.batch, r.model.context, r.mask_ratio, [r.seed, step])
         if classes is not None:
             masked[::2] = False  # accuracy is measured on whole pictures, so half of them are whole
-        masked = masked.to(self.device)
-        run = self.model(patches, masked=masked, generator=self._generator(step))
-        loss = F.mse_loss(run.output[masked], patches[masked])
-        if classes is not None:
-            known = torch.from_numpy(classes).to(self.device)
-            loss = loss + r.class_weight * F.cross_entropy(run.classes, known, ignore_index=-1)
-        return loss, run
+            classes = torch.from_numpy(classes).to(self.device)
+        masked = masked[self.rows].to(self.device)
+        return self.learner.pictures(patches, masked, classes, self._generator(step))
 
     def _pictures(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of one step, and their classes where the model has any: -1 for a photograph."""
+        """This process's of one step, and their classes where the model has any: -1 for a
+        photograph."""
         r = self.recipe
         if r.model.classes:
-            return self.scenes.classified_batch(r.seed, step, r.batch)
-        return self.scenes.batch(r.seed, step, r.batch), None
+            return self.scenes.classified_batch(r.seed, step, r.batch, self.rows)
+        return self.scenes.batch(r.seed, step, r.batch, rows=self.rows), None
 
     def _generator(self, step: int) -> torch.Generator:
         """Noise is a function of seed and step, so that a resumed run draws the same."""
-        return torch.Generator(self.device).manual_seed(self.recipe.seed * 1_000_003 + step)
+        generator = self.world.generator(self.device, self.recipe.batch)
+        return generator.manual_seed(self.recipe.seed * 1_000_003 + step)
 
     def validate(self) -> dict:
         self.model.eval()
@@ -150,6 +137,9 @@ class Job:
         self.model.train()
         return numbers
 
+    def _validated(self) -> None:
+        self.validation.append({"step": self.step, **self.validate()})
+
     # ------------------------------------------------------------------ the loop
 
     def run(self, report: Callable[[Progress], None] = lambda p: None) -> None:
@@ -161,13 +151,13 @@ class Job:
             done = self.step - first
             spent = time.monotonic() - started
             if self.step in due:
-                self.validation.append({"step": self.step, **self.validate()})
+                self.world.first(self._validated)
             if self.step in self.recipe.snapshots:
-                self.save_snapshot()
+                self.world.first(self.save_snapshot)
             if self.step % SAVE_EVERY == 0 or self.step == self.recipe.steps:
                 self.seconds += spent - counted
                 counted = spent
-                self.save()
+                self.world.first(self.save)
             if self.step % REPORT_EVERY == 0 or self.step == self.recipe.steps:
                 tokens = self.recipe.batch * self.recipe.model.context
                 share = self.demand_log[-1] if self.demand_log else np.ones((1, 1))
@@ -185,47 +175,26 @@ class Job:
                 )
 
     def _one_step(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * schedule(self.step, self.recipe)
-        task, run = self._loss(self.step)
-        total = task
-        demands, importances = [], []
-        layers = [layer for _, layer in self.model.moe_layers]
-        for routing, layer in zip(run.routing, layers, strict=True):
-            for name, loss in layer.losses(routing).items():
-                if weight := self.recipe.loss_weights[name]:
-                    total = total + weight * loss
-            sums = losses.sums(routing.as_one(), layer.config)
-            demands.append(sums.demand[0].float())
-            importances.append(sums.importance[0].detach())
-        if not math.isfinite(total.item()):
-            raise TrainingError(
-                f"The loss became {total.item()} at step {self.step}; stopped. "
-                f"The last good state is in {self.folder}."
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        if not math.isfinite(norm):  # before it reaches the weights, and the saved state
-            raise TrainingError(
-                f"The gradient became {norm.item()} at step {self.step}; stopped. "
-                f"The last good state is in {self.folder}."
-            )
-        self.optimizer.step()
-        for routing, layer in zip(run.routing, layers, strict=True):
-            layer.after_step(routing)
+        try:
+            done = self.learner.advance(self.step, *self._loss(self.step))
+        except NotFinite as error:
+            raise self.world.failure(
+                f"{error} at step {self.step}; stopped. The last good state is in {self.folder}."
+            ) from None
         self.step += 1
-        self.loss_log.append(task.item())
-        if demands:
-            self.demand_log.append(_shares(demands))
-            self.importance_log.append(_shares(importances))
+        self.loss_log.append(done.loss)
+        if done.demand is not None:
+            self.demand_log.append(done.demand)
+            self.importance_log.append(done.importance)
 
     # ------------------------------------------------------------------ state on disk
 
     def save(self) -> None:
         """Write the whole state beside the old one, then swap: a cut never loses both."""
-        new = self.folder / "new"
+        last, new, old = (self.folder / name for name in ("last", "new", "old"))
         try:
+            if self._complete() == new:
+                new.rename(last)
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir()
             tensors = {f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items()}
@@ -249,7 +218,6 @@ class Job:
                 f"The state could not be written to {self.folder} ({error}); "
                 "the one saved before is kept."
             ) from None
-        last, old = self.folder / "last", self.folder / "old"
         shutil.rmtree(old, ignore_errors=True)
         if last.exists():
             last.rename(old)
@@ -288,11 +256,14 @@ class Job:
             tensors["importance"] = torch.from_numpy(np.stack(self.importance_log)).half()
         return tensors
 
+    def _complete(self) -> Path:
+        """The state that was saved last; between the two renames of a save it is the new one."""
+        last, new, old = (self.folder / name for name in ("last", "new", "old"))
+        return new if not last.exists() and old.exists() else last
+
     def resume(self) -> bool:
         """Load the last saved state; False if there is none."""
-        last, new, old = (self.folder / name for name in ("last", "new", "old"))
-        if not last.exists() and old.exists() and new.exists():
-            new.rename(last)  # save was cut between its two renames: the new state is complete
+        last = self._complete()
         if not last.exists():
             return False
         try:
@@ -328,14 +299,6 @@ class Job:
         self.validation = facts["validation"]
 
 
-def schedule(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine down to a tenth."""
-    if step < recipe.warmup:
-        return (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
-
-
 def open_tokenizer(text_dir: Path, vocabulary: int):
     """The shipped tokenizer; learned from the text and saved if it is not there yet."""
     path = checkpoint.tokenizer_path()
@@ -348,9 +311,3 @@ def open_tokenizer(text_dir: Path, vocabulary: int):
             f"The tokenizer has {bpe.get_vocab_size()} tokens, the recipe's model {vocabulary}."
         )
     return bpe
-
-
-def _shares(rows: list[torch.Tensor]) -> np.ndarray:
-    """[layers, E] each row divided by its sum."""
-    stacked = torch.stack(rows)
-    return (stacked / stacked.sum(1, keepdim=True)).half().cpu().numpy()
