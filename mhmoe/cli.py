@@ -160,6 +160,11 @@ def parser() -> argparse.ArgumentParser:
         "measure", help="measure models on held-out text, into one results file"
     )
     _measure_options(measure)
+    logs = commands.add_parser("logs", help="collect the logs of a family's runs for the pages")
+    logs.add_argument("family", metavar="FAMILY", help="a file's name in recipes/families")
+    logs.add_argument("--runs", metavar="DIR", type=Path, help="where the runs are; as --state")
+    logs.add_argument("--out", metavar="FILE", type=Path, help="instead of the folder of the pages")
+    logs.set_defaults(command=collect_logs)
     train = commands.add_parser("train", help="train a model, or go on where its run stopped")
     _train_options(train)
     for command in (trace, evaluate, measure, train):
@@ -517,6 +522,16 @@ def run_measuring(args: argparse.Namespace) -> None:
     except OSError as error:
         raise Failed(f"The results could not be read or written: {error}.") from None
     print(f"The results are in {args.out}.")
+
+
+# ---------------------------------------------------------------------------- logs
+
+
+def collect_logs(args: argparse.Namespace) -> None:
+    from mhmoe.training import logs
+
+    path, names = logs.write(args.family, args.runs or state_folder(), args.out)
+    print(f"{len(names)} runs ({', '.join(names)}) are in {path}, {path.stat().st_size:,} bytes.")
 
 
 # ---------------------------------------------------------------------------- bench

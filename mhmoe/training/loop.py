@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mhmoe.models import checkpoint, metrics, tokenizer
-from mhmoe.models.patches import random_mask, to_patches
+from mhmoe.models.patches import to_patches
 from mhmoe.models.transformer import Run
 from mhmoe.training.processes import ALONE, TrainingError, World
 from mhmoe.training.recipe import Recipe
-from mhmoe.training.step import Learner, NotFinite
+from mhmoe.training.step import Learner, NotFinite, hidden
 from mhmoe.training.text import TextData, even_sample
 
 SAVE_EVERY = 50
@@ -106,11 +106,9 @@ class Job:
             return self.learner.text(ids.to(self.device).long(), self._generator(step))
         pictures, classes = self._pictures(step)
         patches = to_patches(pictures, r.model.patch).to(self.device)
-        masked = random_mask(r.batch, r.model.context, r.mask_ratio, [r.seed, step])
+        masked = hidden(r, step)[self.rows].to(self.device)
         if classes is not None:
-            masked[::2] = False  # accuracy is measured on whole pictures, so half of them are whole
             classes = torch.from_numpy(classes).to(self.device)
-        masked = masked[self.rows].to(self.device)
         return self.learner.pictures(patches, masked, classes, self._generator(step))
 
     def _pictures(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -203,16 +201,7 @@ class Job:
                 tensors |= {f"first.{name}": kept["exp_avg"], f"second.{name}": kept["exp_avg_sq"]}
             save_file(tensors, str(new / "state.safetensors"))
             save_file(self.log(), str(new / "log.safetensors"))
-            (new / "state.json").write_text(
-                json.dumps(
-                    {
-                        "step": self.step,
-                        "seconds": self.seconds,
-                        "validation": self.validation,
-                        "recipe": self.recipe.to_dict(),
-                    }
-                )
-            )
+            (new / "state.json").write_text(json.dumps(self.state()))
         except (OSError, SafetensorError) as error:  # a full disk may raise either
             raise TrainingError(
                 f"The state could not be written to {self.folder} ({error}); "
@@ -247,6 +236,15 @@ class Job:
         """Remove the saved state, so that the run starts anew."""
         for name in ("last", "new", "old", "snapshots"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def state(self) -> dict:
+        """Where the run stands, as plain data."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "validation": self.validation,
+            "recipe": self.recipe.to_dict(),
+        }
 
     def log(self) -> dict[str, torch.Tensor]:
         """loss [steps]; demand and importance shares [steps, layers, E] (absent when dense)."""
@@ -297,6 +295,20 @@ class Job:
         self.importance_log = list(log["importance"].numpy()) if "importance" in log else []
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.validation = facts["validation"]
+
+
+def finished(runs: Path) -> Iterator[tuple[Path, dict]]:
+    """The folders of the runs in ``runs`` that have come to their end, each with what its saved
+    state says: step, seconds, validation, recipe. Raises TrainingError."""
+    for path in sorted(runs.glob("*/last/state.json")):
+        try:
+            state = json.loads(path.read_text("utf-8"))
+            if state["step"] == state["recipe"]["steps"]:
+                yield path.parents[1], state
+        except FileNotFoundError:  # a run that is just being saved, so it has not come to its end
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"The state {path} cannot be read: {error}") from None
 
 
 def open_tokenizer(text_dir: Path, vocabulary: int):

@@ -1,23 +1,19 @@
 """From a finished run to the files that are shipped: a checkpoint with its card, or a replay.
 
-A replay (``replay = true`` in the recipe) keeps no weights but what every step routed: one
-safetensors file with float16 arrays, and its facts as JSON under ``mhmoe.run`` in the header:
-
-    loss                [steps]             of each step's batch, nats per token
-    demand, importance  [steps, layers, E]  shares of the layer's total
+A replay (``replay = true`` in the recipe) keeps no weights but what every step routed, as
+:mod:`mhmoe.analysis.runlog` has it.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
+from mhmoe.analysis import runlog
 from mhmoe.layers import losses
 from mhmoe.models import checkpoint, metrics
 from mhmoe.models.config import SHIPPED
@@ -92,31 +88,35 @@ def _save_model(job: Job) -> None:
 
 
 def _save_replay(job: Job, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {name: values.half().contiguous() for name, values in job.log().items()}
-    save_file(arrays, str(path), metadata={"mhmoe.run": json.dumps(facts(job))})
+    arrays = {name: values.numpy() for name, values in job.log().items()}
+    runlog.save(path, {"": (facts(job), arrays)})
 
 
 def facts(job: Job) -> dict:
     """What is known of the run without measuring anything."""
     recipe = job.recipe
-    tokens = job.step * recipe.batch * recipe.model.context
+    device = torch.device(job.device)
     named = {"classes": list(job.scenes.CLASSES)} if recipe.model.classes else {}
-    return named | {
+    known = named | of_run(recipe, job.state()) | {"reproduce": command(recipe, device)}
+    known["training"] |= {"device": describe(device), "torch": torch.__version__}
+    return known
+
+
+def of_run(recipe: Recipe, state: dict) -> dict:
+    """What the saved state of a run says of it."""
+    tokens, seconds = state["step"] * recipe.batch * recipe.model.context, state["seconds"]
+    return {
         "recipe": recipe.to_dict(),
         "seed": recipe.seed,
         "data": DATA[recipe.data],
         "licence": LICENCE,
         "training": {
-            "steps": job.step,
+            "steps": state["step"],
             "tokens": tokens,
-            "seconds": round(job.seconds, 1),
-            "tokens_per_second": round(tokens / job.seconds, 1) if job.seconds else None,
-            "device": describe(torch.device(job.device)),
-            "torch": torch.__version__,
+            "seconds": round(seconds, 1),
+            "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
         },
-        "validation": job.validation,
-        "reproduce": command(recipe, torch.device(job.device)),
+        "validation": state["validation"],
     }
 
 

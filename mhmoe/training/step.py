@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mhmoe.layers import losses
 from mhmoe.models import metrics
+from mhmoe.models.patches import random_mask
 from mhmoe.models.transformer import Run, Transformer
 from mhmoe.training.processes import ALONE, World
 from mhmoe.training.recipe import Recipe
@@ -98,6 +99,16 @@ class Learner:
         for routing, layer in zip(routings, layers, strict=True):
             layer.after_step(routing)
         return Step(task.item(), _shares(demands), _shares(importances))
+
+
+def hidden(recipe: Recipe, step: int) -> Tensor:
+    """[batch, T] True for the patches that are hidden in a step. Where pictures have classes, only
+    in every second one, because accuracy is measured on whole pictures."""
+    r = recipe
+    masked = random_mask(r.batch, r.model.context, r.mask_ratio, [r.seed, step])
+    if r.model.classes:
+        masked[::2] = False
+    return masked
 
 
 def schedule(step: int, recipe: Recipe) -> float:
