@@ -15,16 +15,20 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mhmoe import __version__, bench
 
 if TYPE_CHECKING:
+    import torch
+
     from mhmoe.models.engine import Loaded
     from mhmoe.models.images import DecodedImage
     from mhmoe.trace import Input, RoutingTrace
     from mhmoe.training.loop import Job
+    from mhmoe.training.processes import World
     from mhmoe.training.recipe import Recipe
 
 Result = TypeVar("Result")
@@ -84,12 +88,15 @@ def _guarded(args: argparse.Namespace) -> int:
     from mhmoe.models.images import ImageProblem
     from mhmoe.training.loop import TrainingError
     from mhmoe.training.measure import MeasureError, UnknownModel
+    from mhmoe.training.processes import Told
     from mhmoe.training.recipe import RecipeError, UnknownRecipe
     from mhmoe.training.scenes import PhotographsMissing
     from mhmoe.training.text import CorpusError
 
     try:
         args.command(args)
+    except Told:
+        return 1
     except (DeviceError, UnknownModel, UnknownRecipe) as error:
         raise Usage(error) from None
     except (
@@ -163,6 +170,11 @@ def parser() -> argparse.ArgumentParser:
         "measure", help="measure models on held-out text, into one results file"
     )
     _measure_options(measure)
+    logs = commands.add_parser("logs", help="collect the logs of a family's runs for the pages")
+    logs.add_argument("family", metavar="FAMILY", help="a file's name in recipes/families")
+    logs.add_argument("--runs", metavar="DIR", type=Path, help="where the runs are; as --state")
+    logs.add_argument("--out", metavar="FILE", type=Path, help="instead of the folder of the pages")
+    logs.set_defaults(command=collect_logs)
     train = commands.add_parser("train", help="train a model, or go on where its run stopped")
     _train_options(train)
     for command in (trace, evaluate, measure, train):
@@ -543,6 +555,16 @@ def run_measuring(args: argparse.Namespace) -> None:
     print(f"The results are in {args.out}.")
 
 
+# ---------------------------------------------------------------------------- logs
+
+
+def collect_logs(args: argparse.Namespace) -> None:
+    from mhmoe.training import logs
+
+    path, names = logs.write(args.family, args.runs or state_folder(), args.out)
+    print(f"{len(names)} runs ({', '.join(names)}) are in {path}, {path.stat().st_size:,} bytes.")
+
+
 # ---------------------------------------------------------------------------- bench
 
 
@@ -559,62 +581,78 @@ def run_bench(args: argparse.Namespace) -> None:
 
 
 def run_training(args: argparse.Namespace) -> None:
-    from mhmoe.models.device import choose, describe
-    from mhmoe.training.recipe import Recipe
+    from mhmoe.models.device import describe
+    from mhmoe.training.processes import joined
+    from mhmoe.training.tasks import open_tokenizer
 
-    recipe = Recipe.load(args.recipe, args.seed)
+    with joined() as world:
+        recipe, device = world.together(lambda: _asked(args, world))
+        if recipe.data == "text":  # learned by the first process where there is none
+            world.first(lambda: open_tokenizer(args.text_dir, recipe.model.vocabulary))
+        job = world.together(lambda: _open_job(recipe, args, device, world))
+        say = partial(print, flush=True) if world.rank == 0 else _nothing
+        if recipe.data == "text":
+            _say_other_text(job, say)
+        if args.fresh:
+            world.first(job.discard)
+        if world.together(job.resume):
+            say(f"Going on from step {job.step}, saved in {job.folder}.")
+        world.same("the step of the saved state", job.step)
+        many = f" in {world.size} processes" if world.size > 1 else ""
+        say(
+            f"{recipe.name}, seed {recipe.seed}, on {describe(device)}{many}: {job.step} of "
+            f"{recipe.steps} steps done."
+        )
+        _run(job)
+        if job.validation:
+            say(f"Validation: {_short(job.validation[-1])}.")
+        world.first(lambda: _finish(job, args.ship))
+
+
+def _nothing(*ignored: object) -> None:
+    """What a process says that leaves it to another one."""
+
+
+def _asked(args: argparse.Namespace, world: World) -> tuple[Recipe, torch.device]:
+    from mhmoe.models.device import choose
+    from mhmoe.training import recipe as recipes
+
+    recipe = recipes.Recipe.load(args.recipe, args.seed)
     if args.ship is not None:
         recipe = replace(recipe, ship=args.ship)
-    device = choose(args.device)
     if recipe.data == "text" and args.text_dir is None:
         raise Usage(f"The recipe {recipe.name} trains on text; name its folder with --text-dir.")
-    job = _open_job(recipe, args, device)
-    if recipe.data == "text":
-        _say_other_text(job)
-    if job.resume():
-        print(f"Going on from step {job.step}, saved in {job.folder}.", flush=True)
-    print(
-        f"{recipe.name}, seed {recipe.seed}, on {describe(device)}: {job.step} of "
-        f"{recipe.steps} steps done.",
-        flush=True,
-    )
-    _run(job)
-    if job.validation:
-        print(f"Validation: {_short(job.validation[-1])}.")
-    _finish(job, args.ship)
+    return recipe, world.device(choose(args.device))
 
 
-def _open_job(recipe: Recipe, args: argparse.Namespace, device: object) -> Job:
+def _open_job(recipe: Recipe, args: argparse.Namespace, device: torch.device, world: World) -> Job:
     from mhmoe.training.loop import Job
 
     state = args.state or state_folder()
     try:
-        job = Job(recipe, state, text_dir=args.text_dir, device=device)
-        if args.fresh:
-            job.discard()
+        return Job(recipe, state, text_dir=args.text_dir, device=device, world=world)
     except OSError as error:
         raise Failed(f"The run cannot be started: {error}.") from None
-    return job
 
 
-def _say_other_text(job: Job) -> None:
+def _say_other_text(job: Job, say: Callable[[str], None]) -> None:
     from mhmoe.training.text import SOURCES, differing
 
-    if other := differing(job.train_data.digests | job.held_out_text.digests):
-        print(
+    if other := differing(job.task.digests):
+        say(
             f"The sentences of {', '.join(other)} are not those of the shipped models, so the run "
-            f"will give other weights; mhmoe/training/{SOURCES.name} says which those were.",
-            flush=True,
+            f"will give other weights; mhmoe/training/{SOURCES.name} says which those were."
         )
 
 
 def _run(job: Job) -> None:
     import torch
 
+    meter = Meter(sys.stdout, sparse=job.recipe.model.moe is not None)
     try:
-        job.run(Meter(sys.stdout, sparse=job.recipe.model.moe is not None))
+        job.run(meter if job.world.rank == 0 else _nothing)
     except KeyboardInterrupt:
-        raise Failed(
+        raise job.world.failure(
             f"Stopped. The same command goes on from the state that was last saved in {job.folder}."
         ) from None
     except torch.OutOfMemoryError:

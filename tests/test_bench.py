@@ -15,11 +15,15 @@ import pytest
 import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
+from tiny import TINY
 
 from mhmoe import bench
-from mhmoe.bench import app, frames, goals, layer, peers
+from mhmoe.bench import app, frames, goals, layer, peers, train
 from mhmoe.cli import main
 from mhmoe.layers import DenseFFN, MoEConfig, MoELayer
+from mhmoe.models.transformer import Transformer
+from mhmoe.training.recipe import Recipe
+from mhmoe.training.step import Learner
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ROOT / "tests" / "bench"
@@ -384,6 +388,85 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch, capsys):
 
 
 # ------------------------------------------------------------------------------- the app
+
+
+# ------------------------------------------------------------------------------- training
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Recipes whose models are tiny."""
+    real = Recipe.load
+
+    def load(name):
+        found = real(name)
+        shape = TINY[f"{found.data}-{'smoe' if found.model.moe else 'dense'}"]
+        classes = found.model.classes
+        return replace(found, model=replace(shape, classes=classes), batch=2)
+
+    monkeypatch.setattr(train.Recipe, "load", load)
+    monkeypatch.setattr(train, "SECONDS", 0)
+
+
+@pytest.mark.parametrize("name", train.MEMBERS)
+def test_members_of_a_family_train_beside_as_many_multiplications(name):
+    ours = Recipe.load(name)
+    dense = train.equal_cost(ours)
+    assert dense.model == replace(ours.model, moe=None, d_ff=dense.model.d_ff)
+    assert dense.batch == ours.batch
+    macs = [Transformer(one.model).counts()["macs_per_token"] for one in (ours, dense)]
+    assert macs[0] == pytest.approx(macs[1], rel=1e-3)
+
+
+def test_the_goal_of_training_is_the_smoes_on_a_cpu(small):
+    smoe, many = train.measure(["text-e8", "text-e8-h4"], runs=3)
+    assert list(smoe) == [
+        "name", "ours_ms", "floor_ms", "ratio", "goal",
+        "tokens_per_second", "floor_tokens_per_second",
+    ]  # fmt: skip
+    assert smoe["name"].startswith("text-e8: dense, d_ff ")
+    assert smoe["goal"] == pytest.approx(1 / 0.6, abs=1e-3)
+    assert many["goal"] is None
+    assert smoe["tokens_per_second"] == pytest.approx(1000 * 2 * 16 / smoe["ours_ms"], rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["text-e8", "image-e8-soft"])
+def test_what_is_timed_trains(name, small, monkeypatch):
+    seen = []
+    real = Learner.advance
+
+    def advance(learner, number, task, run):
+        seen.append((number, real(learner, number, task, run).loss))
+
+    monkeypatch.setattr(Learner, "advance", advance)
+    step = train.step_of(replace(train.Recipe.load(name), warmup=1), torch.device("cpu"))
+    for _ in range(6):
+        step()
+    assert [number for number, _ in seen] == list(range(6))
+    assert seen[-1][1] < seen[0][1]
+
+
+def test_other_ways_stand_beside_float32(small, monkeypatch):
+    compiled, dtypes = [], []
+    monkeypatch.setattr(Transformer, "compile", lambda model: compiled.append(model))
+    real = Learner.text
+
+    def text(learner, ids, generator):
+        task, run = real(learner, ids, generator)
+        dtypes.append(run.output.dtype)
+        return task, run
+
+    monkeypatch.setattr(Learner, "text", text)
+    names = [row["name"] for row in train.measure(train.WAYS, runs=3)]
+    assert names == ["text-e8, bfloat16: float32", "text-e8, compiled: float32"]
+    assert len(compiled) == 1
+    assert dtypes[:8].count(torch.bfloat16) == 4
+    assert set(dtypes[8:]) == {torch.float32}
+
+
+def test_an_unknown_row_lists_the_known(capsys):
+    assert main(["bench", "train", "--only", "cake"]) == 2
+    assert "unknown 'cake'; known are text-e8, " in capsys.readouterr().err
 
 
 def test_the_cheapest_case_runs(models, capsys):

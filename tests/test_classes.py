@@ -15,7 +15,7 @@ from mhmoe import cli
 from mhmoe.models import checkpoint, engine, metrics
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Transformer
-from mhmoe.training import loop, scenes, ship
+from mhmoe.training import loop, scenes, ship, tasks
 from mhmoe.training.loop import Job, TrainingError
 from mhmoe.training.recipe import Recipe
 
@@ -27,10 +27,10 @@ def _often(monkeypatch, models):
     monkeypatch.setenv("MHMOE_DEVICE", "cpu")
     monkeypatch.setattr(loop, "SAVE_EVERY", 2)
     monkeypatch.setattr(loop, "REPORT_EVERY", 2)
-    monkeypatch.setattr(loop, "VALIDATION", 4)
-    monkeypatch.setattr(loop, "CLASSIFIED", 12)
-    monkeypatch.setattr(ship, "PICTURES", 2)
-    monkeypatch.setattr(ship, "CLASSIFIED", 24)
+    monkeypatch.setattr(tasks, "VALIDATION", 4)
+    monkeypatch.setattr(tasks, "CLASSIFIED", 12)
+    monkeypatch.setattr(tasks, "CARD_PICTURES", 2)
+    monkeypatch.setattr(tasks, "CARD_CLASSIFIED", 24)
 
 
 def tiny(**changes) -> Recipe:
@@ -172,18 +172,18 @@ def test_which_pictures_teach_what(tmp_path, monkeypatch):
     asked = []
     forward = job.model.forward
 
-    def watch(patches, *, masked, generator):
+    def watch(patches, caption, *, masked, generator):
         asked.append(masked)
-        return forward(patches, masked=masked, generator=generator)
+        return forward(patches, caption, masked=masked, generator=generator)
 
     monkeypatch.setattr(job.model, "forward", watch)
-    task, run = job._loss(0)
+    task, run = job._loss()
     assert asked[0].sum(1).tolist() == [0, 8, 0, 8]
     task.backward()
     weight = job.model.classify.weight.grad.clone()
     job.model.zero_grad()
     half = Job(tiny(class_weight=0.5), tmp_path / "half")
-    half._loss(0)[0].backward()
+    half._loss()[0].backward()
     torch.testing.assert_close(half.model.classify.weight.grad, weight / 2)
     # a photograph, the fourth, has no class: what is answered to it pulls at nothing
     for picture, pulled in ((3, False), (0, True), (1, True)):
@@ -203,8 +203,8 @@ def test_a_class_that_is_shown_often_enough_is_learned(tmp_path, monkeypatch):
     def flat(classes):
         return np.tile(colours[classes][:, None, None], (1, 128, 128, 1)), classes
 
-    def drawn(seed, step, size):
-        return flat(np.random.default_rng((seed, step)).integers(12, size=size))
+    def drawn(seed, step, size, rows):
+        return flat(np.random.default_rng((seed, step)).integers(12, size=size)[rows])
 
     monkeypatch.setattr(scenes, "classified_batch", drawn)
     monkeypatch.setattr(scenes, "classified_validation", lambda size: flat(np.arange(size) % 12))

@@ -18,7 +18,7 @@ from mhmoe import cli
 from mhmoe.layers import METHODS, SWITCHES
 from mhmoe.models import checkpoint, engine
 from mhmoe.trace import RoutingTrace
-from mhmoe.training import loop, ship
+from mhmoe.training import loop, tasks
 
 FIELDS = {
     "layer",
@@ -418,9 +418,9 @@ def test_out_of_memory_falls_back_to_the_cpu_aloud(run, monkeypatch):
 
 @pytest.fixture
 def tiny_recipe(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(loop, "VALIDATION", 6)
+    monkeypatch.setattr(tasks, "VALIDATION", 6)
     monkeypatch.setattr(loop, "SAVE_EVERY", 5)
-    monkeypatch.setattr(ship, "WINDOWS", 2)
+    monkeypatch.setattr(tasks, "CARD_WINDOWS", 2)
     path = tmp_path / "text-smoe.toml"
     path.write_text(
         'data = "text"\nsteps = 20\nbatch = 6\nlearning_rate = 1e-2\nbalance = 0.01\nseed = 1\n'

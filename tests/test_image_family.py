@@ -9,7 +9,7 @@ import torch
 from tiny import IMAGE, Cut, cut_at
 
 from mhmoe.models.transformer import Transformer
-from mhmoe.training import loop
+from mhmoe.training import loop, tasks
 from mhmoe.training.loop import Job
 from mhmoe.training.recipe import FAMILIES, Recipe, members
 
@@ -30,8 +30,8 @@ def small(name: str) -> Recipe:
 def _short(monkeypatch):
     monkeypatch.setattr(loop, "SAVE_EVERY", 2)
     monkeypatch.setattr(loop, "REPORT_EVERY", 1)
-    monkeypatch.setattr(loop, "VALIDATION", 2)
-    monkeypatch.setattr(loop, "CLASSIFIED", 2)
+    monkeypatch.setattr(tasks, "VALIDATION", 2)
+    monkeypatch.setattr(tasks, "CLASSIFIED", 2)
 
 
 @pytest.mark.parametrize("name", NAMES)

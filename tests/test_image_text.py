@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import TINY, VOCABULARY
+from tiny import PAIRS as SHAPE
+from tiny import TINY, VOCABULARY, Cut, cut_at
 
 from mhmoe import cli
 from mhmoe.models import checkpoint, engine, metrics, tokenizer
 from mhmoe.models.images import DecodedImage, decode
 from mhmoe.models.transformer import Transformer
 from mhmoe.trace import RoutingTrace
-from mhmoe.training import captions, scenes
+from mhmoe.training import captions, loop, scenes, ship, tasks
+from mhmoe.training.loop import Job
+from mhmoe.training.processes import TrainingError
+from mhmoe.training.recipe import Recipe
 
-SHAPE = replace(TINY["image-mhmoe"], kind="image-text", caption=8, words=VOCABULARY)
 NAME = "image-text-mhmoe"
 T, L = SHAPE.context, SHAPE.caption
 
@@ -231,3 +234,84 @@ def test_pairs_are_a_function_of_seed_and_step():
     assert captions.paired_validation(2)[1] == captions.paired_validation(3)[1][:2]
     every = [text for step in range(20) for text in captions.paired_batch(1, step, 3)[1]]
     assert len(set(every)) > 50
+
+
+# ---------------------------------------------------------------------------- training
+
+RECIPE = Recipe(
+    name="image-text-tiny",
+    model=SHAPE,
+    data="image-text",
+    steps=6,
+    batch=4,
+    learning_rate=1e-2,
+    seed=1,
+    balance=0.01,
+    warmup=2,
+    ship=True,
+)
+
+
+@pytest.fixture
+def few(models, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY", 2)
+    monkeypatch.setattr(loop, "REPORT_EVERY", 2)
+    monkeypatch.setattr(tasks, "VALIDATION", 3)
+    monkeypatch.setattr(tasks, "CARD_PICTURES", 3)
+
+
+def test_both_halves_teach_by_what_is_hidden(few, tmp_path):
+    job = Job(RECIPE, tmp_path)
+    asked = []
+    forward = job.model.forward
+    job.model.forward = lambda *inputs, **options: (
+        asked.append((inputs, options)) or forward(*inputs, **options)
+    )
+    loss, run = job._loss()
+    ((patches, ids), options) = asked[0]
+    masked = options["masked"]
+    texts = captions.paired_batch(1, 0, 4)[1]
+    expected, filled = tokenizer.filled(checkpoint.load_tokenizer(), texts, L)
+    np.testing.assert_array_equal(ids, expected)
+    assert masked[:, :T].sum(1).tolist() == [T // 2] * 4
+    assert not (masked[:, T:] & torch.from_numpy(filled)).any()
+    words, seen = masked[:, T:], masked[:, :T]
+    error = (run.output - patches)[seen].square().mean()
+    nats = torch.nn.functional.cross_entropy(run.caption[words], ids[words])
+    assert loss.item() == pytest.approx((error + nats).item(), rel=1e-5)
+    heavy = Job(replace(RECIPE, name="heavy", caption_weight=3.0), tmp_path)
+    assert heavy._loss()[0].item() == pytest.approx((error + 3 * nats).item(), rel=1e-5)
+
+
+def test_an_interrupted_run_of_pairs_is_the_uninterrupted_one(few, tmp_path):
+    whole, parts, again = (Job(RECIPE, tmp_path / folder) for folder in ("a", "b", "b"))
+    whole.run()
+    with pytest.raises(Cut):
+        parts.run(cut_at(4))
+    assert again.resume()
+    again.run()
+    assert again.loss_log == whole.loss_log
+    assert again.validation == whole.validation
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name]), name
+
+
+def test_pairs_are_learned_and_shipped(few, tmp_path):
+    job = Job(replace(RECIPE, steps=40), tmp_path)
+    before = job.validate()
+    job.run()
+    after = job.validation[-1]
+    for name in ("masked_error", "caption_bits_per_byte"):
+        assert after[name] < 0.9 * before[name]
+    ship.ship(job)
+    card = checkpoint.card(RECIPE.name)
+    assert card["metrics"]["caption_bits_per_byte"] > 0
+    assert card["config"]["kind"] == "image-text"
+    assert [source["licence"] for source in card["data"]] == ["CC0 1.0", "CC0 1.0"]
+
+
+def test_captions_need_a_tokenizer(few, tmp_path):
+    checkpoint.tokenizer_path().unlink()
+    tokenizer.load.cache_clear()
+    with pytest.raises(TrainingError, match=r"There is no tokenizer in .* --text-dir"):
+        Job(RECIPE, tmp_path)

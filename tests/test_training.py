@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from tiny import TINY, VOCABULARY, Cut, cut_at, shape_of
 
-from mhmoe.models import checkpoint, engine
+from mhmoe.models import checkpoint, engine, metrics
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Transformer
-from mhmoe.training import loop, recipe, scenes, ship, text
+from mhmoe.training import loop, recipe, scenes, ship, step, tasks, text
 from mhmoe.training.loop import Job, TrainingError
 from mhmoe.training.recipe import Recipe
 
@@ -33,9 +33,9 @@ def _often(monkeypatch, models):
     """Save, report and validate a small run as often as it has steps."""
     monkeypatch.setattr(loop, "SAVE_EVERY", 2)
     monkeypatch.setattr(loop, "REPORT_EVERY", 2)
-    monkeypatch.setattr(loop, "VALIDATION", 6)
-    monkeypatch.setattr(ship, "WINDOWS", 2)
-    monkeypatch.setattr(ship, "PICTURES", 2)
+    monkeypatch.setattr(tasks, "VALIDATION", 6)
+    monkeypatch.setattr(tasks, "CARD_WINDOWS", 2)
+    monkeypatch.setattr(tasks, "CARD_PICTURES", 2)
 
 
 def assert_same_run(a: Job, b: Job) -> None:
@@ -139,9 +139,9 @@ def test_nan_stops_with_a_sentence_and_the_last_good_state(broken, tmp_path, tex
     job = Job(tiny(), tmp_path, text_dir=text_dir)
     good = job._loss
 
-    def bad_at_three(step):
-        task, run = good(step)
-        if step < 3:
+    def bad_at_three():
+        task, run = good()
+        if job.step < 3:
             return task, run
         if broken == "loss":
             return task * float("nan"), run
@@ -224,11 +224,11 @@ def test_a_state_of_another_recipe_is_not_continued(tmp_path, text_dir):
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
     long = tiny(steps=100, warmup=10)
-    assert loop.schedule(0, long) == pytest.approx(0.1)
-    assert loop.schedule(9, long) == 1
-    assert loop.schedule(10, long) == 1
-    assert loop.schedule(55, long) == pytest.approx(0.55)  # half way down a cosine
-    assert loop.schedule(100, long) == pytest.approx(0.1)
+    assert step.schedule(0, long) == pytest.approx(0.1)
+    assert step.schedule(9, long) == 1
+    assert step.schedule(10, long) == 1
+    assert step.schedule(55, long) == pytest.approx(0.55)  # half way down a cosine
+    assert step.schedule(100, long) == pytest.approx(0.1)
 
 
 # ---------------------------------------------------------------------------- data
@@ -262,9 +262,9 @@ def test_a_recipe_of_one_language_reads_no_other(text_dir, tmp_path):
     english = text.Corpus.build(
         text.sentences(text_dir, "en", "train"), checkpoint.load_tokenizer()
     ).ids.tobytes()
-    for row in job.train_data.batch(1, 0, 12):
+    for row in job.task.train.batch(1, 0, 12):
         assert row.tobytes() in english
-    assert len(job.held_out_text.corpora) == 1
+    assert len(job.task.dev.corpora) == 1
 
 
 def test_other_sentences_are_named(text_dir, tmp_path, monkeypatch):
@@ -306,10 +306,10 @@ def test_text_training_needs_its_folder(tmp_path):
 
 def test_a_tokenizer_is_learned_where_there_is_none(tmp_path, text_dir):
     checkpoint.tokenizer_path().unlink()
-    loop.open_tokenizer(text_dir, VOCABULARY)
+    tasks.open_tokenizer(text_dir, VOCABULARY)
     assert checkpoint.tokenizer_path().exists()
     with pytest.raises(TrainingError, match=f"{VOCABULARY} tokens, the recipe's model 999"):
-        loop.open_tokenizer(text_dir, 999)
+        tasks.open_tokenizer(text_dir, 999)
 
 
 # ---------------------------------------------------------------------------- recipes
@@ -399,10 +399,10 @@ def test_noise_in_training_is_the_same_again_and_follows_the_seed(tmp_path, text
     again.run()
     assert_same_run(whole, again)
     other = Job(tiny(model=shape, seed=1), tmp_path / "c", text_dir=text_dir)
-    drawn = other._loss(0)[0]
-    assert other._loss(0)[0] == drawn
+    drawn = other._loss()[0]
+    assert other._loss()[0] == drawn
     other._generator = lambda step: None
-    assert other._loss(0)[0] != drawn
+    assert other._loss()[0] != drawn
 
 
 def test_a_bias_follows_the_demand_of_every_step(tmp_path, text_dir):
@@ -495,8 +495,8 @@ def test_a_shipped_text_model_and_its_card(tmp_path, text_dir, monkeypatch):
     assert set(numbers["languages"]) == set(text.LANGUAGES)
     assert numbers["tokens"] == 6 * 2 * 15
     # the whole is what one pass over all windows measures on the file as it was written
-    windows = job.held_out_text.batch(0, 0, 12)
-    again = ship.metrics.text_metrics(model, windows, job.sizes)
+    windows = job.task.dev.batch(0, 0, 12)
+    again = metrics.text_metrics(model, windows, job.task.sizes)
     for name in ("bits_per_byte", "perplexity", "tokens", "bytes"):
         assert numbers[name] == pytest.approx(again[name], rel=1e-5)
     assert [row["layer"] for row in card["load"]] == [0, 1]

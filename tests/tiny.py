@@ -39,6 +39,9 @@ TINY = {
 #: The same pictures with the twelve classes of generated scenes.
 CLASSES = replace(TINY["image-smoe"], classes=12)
 
+#: The same pictures with captions of at most eight tokens.
+PAIRS = replace(TINY["image-mhmoe"], kind="image-text", caption=8, words=VOCABULARY)
+
 
 class Cut(Exception):
     """Stands for a power cut."""

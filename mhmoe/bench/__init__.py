@@ -1,8 +1,9 @@
-"""Measuring: the app in a browser beside bare pages, the layers beside their matrix products.
+"""Measuring: the app in a browser beside bare pages, the layers beside their matrix products,
+training beside that of dense models.
 
 Everything is a median of interleaved runs (ours, floor, ours, floor, ...), so that a machine that
-slows down slows both. What is measured, and against what, stands in :mod:`mhmoe.bench.app` and
-:mod:`mhmoe.bench.layer`.
+slows down slows both. What is measured, and against what, stands in :mod:`mhmoe.bench.app`,
+:mod:`mhmoe.bench.layer` and :mod:`mhmoe.bench.train`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,7 +29,7 @@ class BenchUsage(BenchError):
 
 @dataclass(frozen=True)
 class Row:
-    """One line of ``bench app``. The goal is for the ratio where there is a floor, else for ours.
+    """One line of a bench. The goal is for the ratio where there is a floor, else for ours.
 
     A row that is not about milliseconds names its unit in its name; the number stands in
     ``ours_ms`` all the same, so that every row has the same five fields.
@@ -106,8 +107,8 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """``bench app`` and ``bench layer`` for the command line; each adds its own options."""
-    kinds = parser.add_subparsers(metavar="app|layer", required=True)
+    """``bench app|layer|train`` for the command line; each adds its own options."""
+    kinds = parser.add_subparsers(metavar="app|layer|train", required=True)
     app = kinds.add_parser("app", help="the app in a browser, beside bare pages")
     app.add_argument("--runs", metavar="N", type=count, default=15, help="of each; default 15")
     app.add_argument("--only", metavar="CASE", nargs="+", help="some of the cases")
@@ -120,12 +121,16 @@ def options(parser: argparse.ArgumentParser) -> None:
         "quarter of an hour",
     )
     layer.add_argument("--heads", metavar="H,...", help="default 1, at 4096/32/2 also 2,4,8")
-    layer.add_argument("--runs", metavar="N", type=count, default=15, help="default 15")
-    layer.add_argument("--threads", metavar="N", type=count, default=1, help="default 1")
-    layer.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
     layer.add_argument("--write", metavar="FILE", help="also keep the costs for the pages")
     layer.set_defaults(measure=_layer)
-    for kind in (app, layer):
+    train = kinds.add_parser("train", help="steps of training, beside dense models of equal cost")
+    train.add_argument("--only", metavar="NAME", nargs="+", help="some of the rows")
+    train.set_defaults(measure=_train)
+    for kind in (layer, train):
+        kind.add_argument("--runs", metavar="N", type=count, default=15, help="default 15")
+        kind.add_argument("--threads", metavar="N", type=count, default=1, help="default 1")
+        kind.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
+    for kind in (app, layer, train):
         kind.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -138,25 +143,15 @@ def run(args: argparse.Namespace) -> None:
 def _app(args: argparse.Namespace) -> list[dict]:
     from mhmoe.bench import app
 
-    rows = []
-    for row in app.measure(args.runs, args.only):
-        rows.append(row.to_dict())
-        print(table(rows[-1:]).splitlines()[1], file=sys.stderr, flush=True)  # it takes minutes
-    return rows
+    return _seen(row.to_dict() for row in app.measure(args.runs, args.only))
 
 
 def _layer(args: argparse.Namespace) -> list[dict]:
     from mhmoe.bench import goals, layer
 
-    if args.device == "cuda" and not layer.torch.cuda.is_available():
-        raise BenchUsage("there is no CUDA device here: leave --device out to measure the CPU")
-    sizes = layer.parse_sizes(args.sizes or layer.SIZES)
-    rows = []
-    for row in layer.measure(
-        sizes, layer.parse_heads(args.heads), args.runs, args.threads, args.device
-    ):
-        rows.append(row)
-        print(table(rows[-1:]).splitlines()[1], file=sys.stderr, flush=True)  # it takes minutes
+    _check_device(args.device)
+    sizes, heads = layer.parse_sizes(args.sizes or layer.SIZES), layer.parse_heads(args.heads)
+    rows = _seen(layer.measure(sizes, heads, args.runs, args.threads, args.device))
     summary = goals.reached(rows)
     if args.sizes is None:
         summary += [*goals.kernel_rows(), goals.trace_row(args.runs)]
@@ -164,6 +159,29 @@ def _layer(args: argparse.Namespace) -> list[dict]:
     if args.write:
         goals.write(Path(args.write), rows, summary, args.threads)
     return rows
+
+
+def _train(args: argparse.Namespace) -> list[dict]:
+    from mhmoe.bench import train
+
+    _check_device(args.device)
+    return _seen(train.measure(args.only, args.runs, args.threads, args.device))
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BenchUsage("there is no CUDA device here: leave --device out to measure the CPU")
+
+
+def _seen(rows: Iterable[dict]) -> list[dict]:
+    """All rows; each is shown as soon as it is measured, since they take minutes."""
+    found = []
+    for row in rows:
+        found.append(row)
+        print(table([row]).splitlines()[1], file=sys.stderr, flush=True)
+    return found
 
 
 def count(value: str) -> int:

@@ -272,10 +272,15 @@ def _random(case: Case, rows: int, columns: int) -> Tensor:
 
 
 def _milliseconds(step: Step, which: str, case: Case) -> float:
-    _wait(case.device)
+    return milliseconds(partial(step, which), case.device)
+
+
+def milliseconds(action: Callable[[], object], device: torch.device) -> float:
+    """How long it takes, until the device has done it."""
+    _wait(device)
     begin = time.perf_counter()
-    step(which)
-    _wait(case.device)
+    action()
+    _wait(device)
     return 1000 * (time.perf_counter() - begin)
 
 

@@ -158,9 +158,30 @@ def full(x: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------- randomness
 
 
+class PartGenerator(torch.Generator):
+    """For those who divide a batch of ``batch`` sequences: every draw is made for all of them, and
+    ``rows`` are kept. So each row sees what it would see if nothing were divided."""
+
+    def __new__(cls, device: torch.device | str, rows: slice, batch: int):
+        self = super().__new__(cls, device)
+        self.rows, self.batch = rows, batch
+        return self
+
+
+def draw(
+    shape: Sequence[int], fill: Callable[[Tensor], Tensor], generator: torch.Generator
+) -> Tensor:
+    """A tensor of the shape [B, ...] after ``fill``, where the generator lives, so that every
+    device sees the same."""
+    if not isinstance(generator, PartGenerator):
+        return fill(torch.empty(shape, device=generator.device))
+    whole = torch.empty((generator.batch, *shape[1:]), device=generator.device)
+    return fill(whole)[generator.rows]
+
+
 def uniform(shape: torch.Size, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """U(low, high), drawn where the generator lives, so that every device sees the same."""
-    return torch.empty(shape, device=generator.device).uniform_(low, high, generator=generator)
+    """U(low, high)."""
+    return draw(shape, lambda t: t.uniform_(low, high, generator=generator), generator)
 
 
 def jittered(x: Tensor, amount: float, generator: torch.Generator) -> Tensor:
@@ -180,5 +201,5 @@ def noise_std(router: nn.Module, x_BSD: Tensor) -> Tensor:
 
 def noisy(clean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
     """clean + eps * std, eps ~ N(0, 1) per token and expert (Shazeer 2017, eq. 4)."""
-    eps = torch.empty(clean.shape, device=generator.device).normal_(generator=generator)
+    eps = draw(clean.shape, lambda t: t.normal_(generator=generator), generator)
     return clean + eps.to(clean.device, clean.dtype) * std

@@ -370,10 +370,8 @@ def evaluate_pairs(loaded: Loaded, pictures: np.ndarray, texts: Sequence[str]) -
     """Hidden patches [N, side, side, 3] uint8 beside whole captions, and hidden tokens of captions
     beside whole pictures."""
     bpe = checkpoint.load_tokenizer()
-    captions, filled = tokenizer.filled(bpe, texts, loaded.model.config.caption)
-    numbers = metrics.image_metrics(loaded.model, pictures, captions=captions)
-    sizes = tokenizer.byte_sizes(bpe)
-    return numbers | metrics.caption_metrics(loaded.model, pictures, captions, filled, sizes)
+    captions = tokenizer.filled(bpe, texts, loaded.model.config.caption)
+    return metrics.pair_metrics(loaded.model, pictures, *captions, tokenizer.byte_sizes(bpe))
 
 
 def _forward(

@@ -178,6 +178,23 @@ def caption_metrics(
     }
 
 
+def pair_metrics(
+    model: Transformer,
+    pictures: np.ndarray,
+    captions: np.ndarray,
+    filled: np.ndarray,
+    sizes: np.ndarray,
+    mask_ratio: float = 0.5,
+    watch: Watch = lambda run: None,
+) -> dict:
+    """Hidden patches beside whole captions, and hidden tokens of captions beside whole pictures;
+    arguments as in :func:`caption_metrics`."""
+    numbers = image_metrics(model, pictures, mask_ratio, watch=watch, captions=captions)
+    return numbers | caption_metrics(
+        model, pictures, captions, filled, sizes, mask_ratio, watch=watch
+    )
+
+
 def _chunks(model: Transformer, windows: np.ndarray):
     device = next(model.parameters()).device
     for at in range(0, len(windows), BATCH):

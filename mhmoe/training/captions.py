@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from mhmoe.training import scenes
-from mhmoe.training.scenes import SIDE, Item, Scene
+from mhmoe.training.scenes import ALL, SIDE, Item, Scene
 
 TRAIN_ROOT, VALIDATION_ROOT = 20_244, 20_245  # those of scenes end at 20_243
 SEEN = 24  #: pixels of an object in view, fewer are not spoken of
@@ -43,16 +43,19 @@ PLACES = (
 )
 
 
-def paired_batch(seed: int, step: int, size: int) -> tuple[np.ndarray, list[str]]:
-    return _pairs((TRAIN_ROOT, seed, step), size)
+def paired_batch(
+    seed: int, step: int, size: int, rows: slice = ALL
+) -> tuple[np.ndarray, list[str]]:
+    """Or those ``rows`` of it."""
+    return _pairs((TRAIN_ROOT, seed, step), range(size)[rows])
 
 
 def paired_validation(size: int) -> tuple[np.ndarray, list[str]]:
-    return _pairs((VALIDATION_ROOT,), size)
+    return _pairs((VALIDATION_ROOT,), range(size))
 
 
-def _pairs(root: tuple[int, ...], size: int) -> tuple[np.ndarray, list[str]]:
-    found = [scenes.labelled_scene(np.random.default_rng((*root, i))) for i in range(size)]
+def _pairs(root: tuple[int, ...], numbers: range) -> tuple[np.ndarray, list[str]]:
+    found = [scenes.labelled_scene(np.random.default_rng((*root, i))) for i in numbers]
     return np.stack([scene.pixels for scene in found]), [caption(scene) for scene in found]
 
 

@@ -78,6 +78,8 @@ TRAIN_CLASSES_ROOT, VALIDATION_CLASSES_ROOT = 20_242, 20_243
 
 SUBJECT = (26, 46)  #: pixels, radius of the object that gives a scene its class
 
+ALL = slice(None)  #: rows of a batch
+
 SHAPES = ("disc", "ring", "square", "triangle", "star", "cross", "hexagon", "crescent", "bar")
 TEXTURES = ("flat", "stripes", "checks", "dots", "noise", "grain", "gradient")
 BACKGROUNDS = ("flat", "gradient", "glow", "noise", "pattern", "floor", "hills")
@@ -237,9 +239,12 @@ PHOTOGRAPHS = (
 # ---------------------------------------------------------------------------- the two streams
 
 
-def batch(seed: int, step: int, size: int, photographs: float = 0.5) -> np.ndarray:
-    """uint8 [size, 128, 128, 3]. ``photographs``: their share, 0..1, spread evenly."""
-    return _stack((TRAIN_ROOT, seed, step), size, photographs, held_out=False)
+def batch(
+    seed: int, step: int, size: int, photographs: float = 0.5, rows: slice = ALL
+) -> np.ndarray:
+    """uint8 [size, 128, 128, 3], or those ``rows`` of it. ``photographs``: their share, 0..1,
+    spread evenly."""
+    return _stack((TRAIN_ROOT, seed, step), size, photographs, held_out=False, rows=rows)
 
 
 def validation(size: int, photographs: float = 0.5) -> np.ndarray:
@@ -248,36 +253,39 @@ def validation(size: int, photographs: float = 0.5) -> np.ndarray:
     return _stack((VALIDATION_ROOT,), size, photographs, held_out=True)
 
 
-def _stack(root: tuple[int, ...], size: int, share: float, held_out: bool) -> np.ndarray:
+def _stack(
+    root: tuple[int, ...], size: int, share: float, held_out: bool, rows: slice = ALL
+) -> np.ndarray:
     if size < 1 or not 0 <= share <= 1:
         raise ValueError(
             f"size must be at least 1 and the share of photographs in 0..1, not {size} and {share}"
         )
-    pictures = np.empty((size, SIDE, SIDE, 3), np.uint8)
-    for i in range(size):
+    pictures = []
+    for i in range(size)[rows]:
         rng = np.random.default_rng((*root, i))
         # picture i is a photograph whenever i * share passes a whole number
-        if int((i + 1) * share) > int(i * share):
-            pictures[i] = photo_crops(rng, 1, held_out)[0]
-        else:
-            pictures[i] = scene(rng)
-    return pictures
+        photograph = int((i + 1) * share) > int(i * share)
+        pictures.append(photo_crops(rng, 1, held_out)[0] if photograph else scene(rng))
+    return np.stack(pictures)
 
 
-def classified_batch(seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [size, 128, 128, 3] and classes [size]: the last picture of every four is a photograph
-    (-1), the others are scenes, each of a class drawn at random. (In turns, six of nine a step, the
-    training loss fell by foretelling the turns, and nothing else was learned.)"""
-    pictures = np.empty((size, SIDE, SIDE, 3), np.uint8)
-    classes = np.full(size, -1)
-    for i in range(size):
+def classified_batch(
+    seed: int, step: int, size: int, rows: slice = ALL
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [size, 128, 128, 3] and classes [size], or those ``rows`` of both: the last picture of
+    every four is a photograph (-1), the others are scenes, each of a class drawn at random. (In
+    turns, six of nine a step, the training loss fell by foretelling the turns, and nothing else was
+    learned.)"""
+    pictures, classes = [], []
+    for i in range(size)[rows]:
         rng = np.random.default_rng((TRAIN_CLASSES_ROOT, seed, step, i))
         if i % 4 == 3:
-            pictures[i] = photo_crops(rng)[0]
+            pictures.append(photo_crops(rng)[0])
+            classes.append(-1)
         else:
-            classes[i] = rng.integers(len(CLASSES))
-            pictures[i] = classified_scene(rng, CLASSES[classes[i]]).pixels
-    return pictures, classes
+            classes.append(int(rng.integers(len(CLASSES))))
+            pictures.append(classified_scene(rng, CLASSES[classes[-1]]).pixels)
+    return np.stack(pictures), np.array(classes)
 
 
 def classified_validation(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,46 +1,27 @@
 """From a finished run to the files that are shipped: a checkpoint with its card, or a replay.
 
-A replay (``replay = true`` in the recipe) keeps no weights but what every step routed: one
-safetensors file with float16 arrays, and its facts as JSON under ``mhmoe.run`` in the header:
-
-    loss                [steps]             of each step's batch, nats per token
-    demand, importance  [steps, layers, E]  shares of the layer's total
+A replay (``replay = true`` in the recipe) keeps no weights but what every step routed, as
+:mod:`mhmoe.analysis.runlog` has it.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
+from mhmoe.analysis import runlog
 from mhmoe.layers import losses
-from mhmoe.models import checkpoint, metrics
+from mhmoe.models import checkpoint
 from mhmoe.models.device import describe
 from mhmoe.models.transformer import Run, Transformer
 from mhmoe.training.loop import Job, TrainingError
 from mhmoe.training.recipe import Recipe
+from mhmoe.training.tasks import TASKS
 
-WINDOWS = 32  #: held-out windows of each language
-PICTURES = 96  #: held-out pictures
-CLASSIFIED = 900  #: held-out scenes whose class is asked for
-
-DATA = {
-    "text": [
-        {
-            "what": "sentences collected for the Common Voice project",
-            "licence": "CC0 1.0",
-        }
-    ],
-    "image": [
-        {"what": "generated scenes", "licence": "CC0 1.0"},
-        {"what": "photographs carried by scikit-image", "licence": "CC0 1.0 or public domain"},
-    ],
-}
 LICENCE = "CC0 1.0"
 
 
@@ -90,41 +71,34 @@ def _save_model(job: Job) -> None:
 
 
 def _save_replay(job: Job, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {name: values.half().contiguous() for name, values in job.log().items()}
-    save_file(arrays, str(path), metadata={"mhmoe.run": json.dumps(facts(job))})
+    arrays = {name: values.numpy() for name, values in job.log().items()}
+    runlog.save(path, {"": (facts(job), arrays)})
 
 
 def facts(job: Job) -> dict:
     """What is known of the run without measuring anything."""
     recipe = job.recipe
-    tokens = job.step * recipe.batch * recipe.model.context
-    named = {"classes": list(job.scenes.CLASSES)} if recipe.model.classes else {}
-    return named | {
+    device = torch.device(job.device)
+    known = job.task.facts | of_run(recipe, job.state()) | {"reproduce": command(recipe, device)}
+    known["training"] |= {"device": describe(device), "torch": torch.__version__}
+    return known
+
+
+def of_run(recipe: Recipe, state: dict) -> dict:
+    """What the saved state of a run says of it."""
+    tokens, seconds = state["step"] * recipe.batch * recipe.model.context, state["seconds"]
+    return {
         "recipe": recipe.to_dict(),
         "seed": recipe.seed,
-        "data": DATA[recipe.data],
-        **_text_read(job),
+        "data": list(TASKS[recipe.data].sources),
         "licence": LICENCE,
         "training": {
-            "steps": job.step,
+            "steps": state["step"],
             "tokens": tokens,
-            "seconds": round(job.seconds, 1),
-            "tokens_per_second": round(tokens / job.seconds, 1) if job.seconds else None,
-            "device": describe(torch.device(job.device)),
-            "torch": torch.__version__,
+            "seconds": round(seconds, 1),
+            "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
         },
-        "validation": job.validation,
-        "reproduce": command(recipe, torch.device(job.device)),
-    }
-
-
-def _text_read(job: Job) -> dict:
-    if job.recipe.data != "text":
-        return {}
-    return {
-        "languages": list(job.recipe.languages),
-        "sentences_sha256": job.train_data.digests | job.held_out_text.digests,
+        "validation": state["validation"],
     }
 
 
@@ -143,39 +117,8 @@ def command(recipe: Recipe, device: torch.device) -> str:
 def evaluate(model: Transformer, job: Job) -> dict:
     """``metrics`` on held-out data, and the ``load`` of each MoE layer in the same passes."""
     counter = _Counter(model)
-    if job.recipe.data == "text":
-        numbers = _text(model, job, counter)
-    else:
-        numbers = metrics.image_metrics(
-            model, job.scenes.validation(PICTURES), job.recipe.mask_ratio, watch=counter
-        )
-        if model.config.classes:
-            classified = job.scenes.classified_validation(CLASSIFIED)
-            numbers |= metrics.class_metrics(model, *classified, counter)
+    numbers = job.task.evaluate(model, counter)
     return {"metrics": numbers, "load": counter.loads()}
-
-
-def _text(model: Transformer, job: Job, counter: _Counter) -> dict:
-    """Per language, and their sums. The windows begin with those of the validation curve."""
-    names = job.recipe.languages
-    windows = job.held_out_text.batch(0, 0, WINDOWS * len(names))
-    languages = {
-        language: metrics.text_metrics(
-            model, windows[i :: len(names)], job.sizes, counter, job.recipe.mask_ratio
-        )
-        for i, language in enumerate(names)
-    }
-    tokens = sum(m["tokens"] for m in languages.values())
-    size = sum(m["bytes"] for m in languages.values())
-    bits = sum(m["bits_per_byte"] * m["bytes"] for m in languages.values())
-    return {
-        "bits_per_byte": bits / size,
-        "perplexity": float(2 ** (bits / tokens)),
-        "tokens": tokens,
-        "bytes": size,
-        "windows": len(windows),
-        "languages": languages,
-    }
 
 
 class _Counter:

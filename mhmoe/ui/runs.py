@@ -6,20 +6,21 @@ text or the picture's checksum, what-if.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
+from pathlib import Path
 from threading import BoundedSemaphore
 from typing import TypeVar
 
 import numpy as np
 import streamlit as st
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from mhmoe.analysis import runlog
 from mhmoe.layers import WhatIf
 from mhmoe.models import checkpoint, engine
 from mhmoe.models.device import DeviceError, choose, describe
@@ -220,14 +221,23 @@ def next_without(
     return _run(lambda d: engine.next_without(key.load(d), text, index, position, experts))
 
 
+@st.cache_resource(max_entries=64, show_spinner=False)
+def stored_run(name: str, run: str = "") -> runlog.Run:
+    """A replay, or a run of a family's file: its facts and its arrays. Raises
+    checkpoint.CheckpointError."""
+    return _stored(name, lambda path: runlog.load(path, run))
+
+
 @st.cache_resource(max_entries=8, show_spinner=False)
-def stored_run(name: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """A replay: its facts and its arrays. Raises checkpoint.CheckpointError."""
+def stored_runs(name: str) -> list[str]:
+    """The runs in a family's file. Raises checkpoint.CheckpointError."""
+    return _stored(name, runlog.names)
+
+
+def _stored(name: str, read: Callable[[Path], Result]) -> Result:
     path = checkpoint.runs() / f"{name}.safetensors"
     try:
-        with safe_open(path, "numpy") as file:
-            facts = json.loads(file.metadata()["mhmoe.run"])
-            return facts, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return read(path)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise checkpoint.CheckpointError(f"{path.name}: {reason}", file=path.name) from None
