@@ -281,17 +281,18 @@ def _capacity(one: dict[str, dict]) -> dict:
 
 
 def _of_pairs(models: dict[str, dict]) -> list[dict]:
-    """Every comparison whose two recipes are there with the same seeds and the same data."""
+    """Every comparison whose two recipes are there with the same seeds and the same text."""
     recipes: dict[str, dict[str, dict]] = {}
     for name, entry in sorted(models.items()):
-        recipes.setdefault(entry["facts"]["recipe"], {})[name] = entry
+        if "text" in entry:
+            recipes.setdefault(entry["facts"]["recipe"], {})[name] = entry
     rows = []
     for first, second in product(recipes.values(), repeat=2):
         together = [
             (a, b)
             for a, b in product(first, second)
             if first[a]["facts"]["seed"] == second[b]["facts"]["seed"]
-            and seen(first[a]) == seen(second[b])
+            and first[a]["text"] == second[b]["text"]
             and a != b
         ]
         if together:
