@@ -1,7 +1,7 @@
 """Everything that is measured of one model's routing of held-out data, as plain dictionaries.
 
 A layer is a LayerTrace of N windows of T tokens end to end, or of N pictures of T patches,
-S = N * T * H; ``group`` [N] is each window's language, each picture's class. Every number has its
+S = N * T * H; ``group`` [N] is each window's language; pictures are one group. Every number has its
 interval (windows drawn again within their group) and its chance level; draws and seeds are fixed,
 so the same routing gives the same report.
 """

@@ -70,9 +70,14 @@ class Pictures:
         return Pictures(self.scenes[:count])
 
     @property
+    def group(self) -> np.ndarray:
+        """[N] all are one group: a few of each class, drawn again within it, vary too little."""
+        return np.zeros(len(self.scenes), int)
+
+    @property
     def draws(self) -> np.ndarray:
-        """[draws, N] how often each is drawn in a bootstrap within its class."""
-        return nulls.resampled(self.classes, report.BOOTSTRAP, report.SEED)
+        """[draws, N] how often each is drawn in a bootstrap."""
+        return nulls.resampled(self.group, report.BOOTSTRAP, report.SEED)
 
     def objects(self, patch: int) -> Objects:
         owner, items = scenes.patch_items(list(self.scenes), patch)
@@ -198,7 +203,7 @@ def of_choices(
 ) -> dict:
     """Of a model whose patches choose their experts."""
     part, few = pictures.part(ROUTED), pictures.part(FEW)
-    opened = report.opened(routed(model, part.pixels), part.classes)
+    opened = report.opened(routed(model, part.pixels), part.group)
     objects = part.objects(model.config.patch)
     entry = of_routing(opened)
     entry["attributes"] = [report_pictures.of_attributes(r, objects) for r in opened]
@@ -211,7 +216,7 @@ def of_choices(
     if subject.seeds:
         say(f"{subject.name}: against {len(subject.seeds)} other seeds")
         entry["other_seeds"] = other_seeds(
-            subject, lambda one: routed(one, few.pixels), few.classes, device
+            subject, lambda one: routed(one, few.pixels), few.group, device
         )
     if model.config.classes:
         say(f"{subject.name}: capacity by who is served first")
@@ -223,12 +228,12 @@ def of_snapshots(subject: Subject, few: Pictures, device: torch.device | str = "
     """``over_time``; of several heads also how the correlation with texture has grown in each layer
     since the first snapshot."""
     layers = moments(subject, lambda one: routed(one, few.pixels), device)
-    found = over_time(subject, layers, few.classes)
+    found = over_time(subject, layers, few.group)
     if subject.config.heads > 1:
         texture = complexity.local_entropy(few.pixels, subject.config.patch)
         found["texture"] = [
             report_pictures.grown(first, r, texture)
-            for first, r in zip(layers[0], report.opened(layers[-1], few.classes), strict=True)
+            for first, r in zip(layers[0], report.opened(layers[-1], few.group), strict=True)
         ]
     return found
 
