@@ -30,7 +30,8 @@ HEADS = replace(TINY["image-mhmoe"], classes=12)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, models):
     monkeypatch.setenv("MHMOE_DEVICE", "cpu")
-    for name, value in dict(SCENES=24, ROUTED=24, LIMITED=12, FEW=12, UNTRAINED=2).items():
+    sizes = dict(SCENES=24, ROUTED=24, LIMITED=12, FEW=12, UNTRAINED=(0, 1))
+    for name, value in sizes.items():
         monkeypatch.setattr(measure_images, name, value)
     monkeypatch.setattr(measure, "REMOVALS", 8)
     monkeypatch.setattr(report, "BOOTSTRAP", 50)
@@ -202,8 +203,10 @@ def test_a_run_is_measured_with_its_snapshots_seeds_and_findings(tmp_path, pictu
     assert all(-1 <= row["value"] < 0.9 for row in alike)
     rows = results.merged({"models": {}}, {first.name: entry})["findings"]
     assert {row["key"] for row in rows} == {
-        *("distinct-experts", "coactivation", "saturation", "heads-attributes"),
-        *("diversity-texture-shift", "diversity-texture-picture", "diversity-texture-grows"),
+        *("distinct-experts", "coactivation", "saturation"),
+        *("heads-attributes-exchanged", "heads-attributes-untrained"),
+        *("diversity-texture-shift", "diversity-texture-picture", "diversity-texture-untrained"),
+        "diversity-texture-grows",
         *("priority-position", "priority-random"),
     }
     for row in rows:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mhmoe.analysis import attributes, complexity, report, report_pictures, specialisation
+from mhmoe.analysis import (
+    attributes,
+    complexity,
+    findings_pictures,
+    report,
+    report_pictures,
+    specialisation,
+)
 from mhmoe.analysis.attributes import Objects
 from mhmoe.trace import LayerTrace
 
@@ -256,3 +263,47 @@ def test_effective_patches_by_hand():
     found = report_pictures.of_slots(np.array([[4.0, 1.0], [2.0, 1.0]]), [3.9, 4.0], 4)
     assert (found["value"], found["slots"], found["uniform"]) == (2, [3, 1], 4)
     assert found["interval"] == (1.5, 2.5)  # pictures of 2.5 and 1.5
+
+
+# ---------------------------------------------------------------------------- verdicts
+
+
+def test_where_another_untrained_model_would_lie():
+    # mean 2, deviation 1, Student's t of two degrees 4.303, times sqrt(1 + 1/3)
+    wide = 4.303 * (4 / 3) ** 0.5
+    assert findings_pictures.untrained([1, 2, 3]) == pytest.approx((2 - wide, 2 + wide))
+
+
+def number(value: float, width: float = 0.1) -> dict:
+    return {"value": value, "interval": (value - width, value + width)}
+
+
+def entry_of(gain: float, spread: float, busy: float, before: float) -> dict:
+    """An image model's numbers, of one layer; chance is -0.2 to 0.2 throughout."""
+    chance = {"low": -0.2, "high": 0.2}
+    along = {"distinct": number(busy) | {"shift": chance, "picture": chance}}
+    return {
+        "command": "",
+        "pictures": {"tokens": 8},
+        "attributes": [{"spread": number(spread) | {"test": chance}}],
+        "complexity": [along],
+        "untrained": [{"spread": before + x, "texture": before + x} for x in (-0.01, 0, 0.01)],
+        "capacity": {"gain": {over: {"low": number(gain)} for over in ("position", "random")}},
+    }
+
+
+def test_verdicts_follow_from_what_was_measured():
+    def verdicts(**numbers: float) -> dict[str, str]:
+        rows = findings_pictures.derive({"m": entry_of(**numbers)})
+        return {row["key"]: row["verdict"] for row in rows}
+
+    everything = verdicts(gain=0.2, spread=0.5, busy=0.5, before=0.1)
+    assert len(everything) == 7
+    assert set(everything.values()) == {"reproduced"}
+    nothing = verdicts(gain=0.05, spread=0.25, busy=0.25, before=0.2)
+    assert set(nothing.values()) == {"not reproduced"}
+    from_the_start = verdicts(gain=0.2, spread=0.5, busy=0.5, before=0.4)
+    assert {key for key, word in from_the_start.items() if word == "not reproduced"} == {
+        "heads-attributes-untrained",
+        "diversity-texture-untrained",
+    }

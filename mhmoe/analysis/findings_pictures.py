@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import stdev
 
-from mhmoe.analysis.findings import MHMOE, finding, mean, mean_span, order
+from mhmoe.analysis.findings import MHMOE, STUDENT, Span, finding, mean, mean_span, order
 
 V_MOE = "2106.05974"
 
@@ -18,44 +19,70 @@ def derive(models: dict[str, dict]) -> list[dict]:
 def _of_one(one: dict[str, dict]) -> Iterator[dict]:
     (entry,) = one.values()
     if "complexity" in entry:  # only of several heads
-        yield _attributes(one)
-        texture = "texture (entropy of their grey levels)"
-        yield from _busy(one, "texture", texture, entry["complexity"])
+        yield from _attributes(one)
+        what, start = "texture (entropy of their grey levels)", entry["untrained"]
+        yield from _busy(one, "texture", what, entry["complexity"], [o["texture"] for o in start])
     if "photographs" in entry:
-        photos = entry["photographs"]["boundary"]
-        yield from _busy(one, "boundaries", "boundaries that people marked in photographs", photos)
+        what, start = "boundaries that people marked", entry["photographs"]["untrained"]
+        layers = entry["photographs"]["boundary"]
+        yield from _busy(one, "boundaries", what, layers, [o["boundary"] for o in start])
     if "texture" in entry.get("over_time", {}):
         yield _grows(one)
     if "capacity" in entry:
         yield from _priority(one)
 
 
-def _attributes(one: dict[str, dict]) -> dict:
+def untrained(values: Sequence[float]) -> Span:
+    """Where another model that has learned nothing would lie with 95 %, given the numbers of some:
+    their mean and Student's t times their deviation times sqrt(1 + 1 / n)."""
+    n, middle = len(values), mean(values)
+    wide = STUDENT[n - 1] * stdev(values) * (1 + 1 / n) ** 0.5
+    return middle - wide, middle + wide
+
+
+def _attributes(one: dict[str, dict]) -> Iterator[dict]:
     (entry,) = one.values()
     rows = [layer["spread"] for layer in entry["attributes"]]
-    return finding(
-        "heads-attributes",
-        "Different heads attend to different attributes: shape, texture, colour, position",
-        f"{MHMOE}, abstract (heads attend to various representation spaces)",
-        "no number",
-        "above",
-        "what one profile of attributes for all heads leaves of their shares of information, root "
-        "mean square, mean of layers; chance: heads exchanged in each picture",
-        mean(row["value"] for row in rows),
-        mean_span(row["interval"] for row in rows),
-        mean_span((row["test"]["low"], row["test"]["high"]) for row in rows),
-        one,
-    )
+    exchanged = mean_span((row["test"]["low"], row["test"]["high"]) for row in rows)
+    start = untrained([other["spread"] for other in entry["untrained"]])
+    for key, claim, chance, null in (
+        (
+            "exchanged",
+            "Different heads attend to different attributes: shape, texture, colour, position",
+            "heads exchanged in each picture",
+            exchanged,
+        ),
+        ("untrained", "They have learned to do so", "models that have learned nothing", start),
+    ):
+        yield finding(
+            f"heads-attributes-{key}",
+            claim,
+            f"{MHMOE}, abstract (heads attend to various representation spaces)",
+            "no number",
+            "above",
+            "what one profile of attributes for all heads leaves of their shares of information, "
+            f"root mean square, mean of layers; chance: {chance}",
+            mean(row["value"] for row in rows),
+            mean_span(row["interval"] for row in rows),
+            null,
+            one,
+        )
 
 
 def _busy(
-    one: dict[str, dict], key: str, what: str, layers: Sequence[dict[str, dict]]
+    one: dict[str, dict], key: str, what: str, layers: Sequence[dict], start: Sequence[float]
 ) -> Iterator[dict]:
-    """``layers`` of ``report_pictures.of_complexity``."""
+    """``layers`` of ``report_pictures.of_complexity``, and the mean of those of untrained
+    models."""
     rows = [layer["distinct"] for layer in layers]
+    nulls = {
+        null: mean_span((row[null]["low"], row[null]["high"]) for row in rows)
+        for null in ("shift", "picture")
+    }
     for null, claim, chance in (
         ("shift", f"Patches with more {what} visit more distinct experts", "maps shifted"),
         ("picture", "They do so for what they show, not for where they are", "pictures exchanged"),
+        ("untrained", "They have learned to do so", "models that have learned nothing"),
     ):
         yield finding(
             f"diversity-{key}-{null}",
@@ -66,7 +93,7 @@ def _busy(
             f"rank correlation within a picture, mean of pictures and layers; chance: {chance}",
             mean(row["value"] for row in rows),
             mean_span(row["interval"] for row in rows),
-            mean_span((row[null]["low"], row[null]["high"]) for row in rows),
+            nulls[null] if null in nulls else untrained(start),
             one,
         )
 

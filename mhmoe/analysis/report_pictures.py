@@ -104,6 +104,27 @@ def grown(first: LayerTrace, r: Routed, map_NT: np.ndarray) -> dict:
     return r.mean(now - before)
 
 
+def correlation(layers: Sequence[dict]) -> float:
+    """Of ``of_complexity`` the mean over the layers, of all choices."""
+    return float(np.mean([layer["distinct"]["value"] for layer in layers]))
+
+
+def in_short(content: dict) -> dict:
+    """Means over the layers of ``of_attributes`` and ``of_complexity``, for models that only serve
+    to be compared with."""
+    layers = content["attributes"]
+    found: dict = {
+        "explained": {
+            name: float(np.mean([layer["experts"][name]["explained"] for layer in layers]))
+            for name in layers[0]["experts"]
+        }
+    }
+    if "complexity" in content:
+        found["spread"] = float(np.mean([layer["spread"]["value"] for layer in layers]))
+        found["texture"] = correlation(content["complexity"])
+    return found
+
+
 # ------------------------------------------------------------------------ slots
 
 

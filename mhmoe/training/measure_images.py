@@ -9,7 +9,7 @@ computed in ``mhmoe.analysis``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -45,7 +45,7 @@ SCENES = 900  #: for quality, as many as on a model's card
 ROUTED = 120  #: of these, for routing
 LIMITED = 240  #: for capacity, which is 25 runs
 FEW = 48  #: where a model runs many times
-UNTRAINED = 5  #: seeds of models that have learned nothing
+UNTRAINED = range(1000, 1005)  #: seeds, which no recipe has, of models that learned nothing
 
 
 # ------------------------------------------------------------------------ scenes
@@ -204,12 +204,14 @@ def of_choices(
     """Of a model whose patches choose their experts."""
     part, few = pictures.part(ROUTED), pictures.part(FEW)
     opened = report.opened(routed(model, part.pixels), part.group)
-    objects = part.objects(model.config.patch)
-    entry = of_routing(opened)
-    entry["attributes"] = [report_pictures.of_attributes(r, objects) for r in opened]
-    if model.config.heads > 1:
-        texture = complexity.local_entropy(part.pixels, model.config.patch)
-        entry["complexity"] = [report_pictures.of_complexity(r, texture) for r in opened]
+    entry = of_routing(opened) | of_content(opened, part, model.config.patch)
+    say(f"{subject.name}: {len(UNTRAINED)} models that have learned nothing")
+    entry["untrained"] = [
+        report_pictures.in_short(
+            of_content(report.opened(routed(one, part.pixels), part.group), part, one.config.patch)
+        )
+        for one in untrained(model)
+    ]
     if subject.snapshots:
         say(f"{subject.name}: {len(subject.snapshots)} snapshots")
         entry["over_time"] = of_snapshots(subject, few, device)
@@ -222,6 +224,24 @@ def of_choices(
         say(f"{subject.name}: capacity by who is served first")
         entry["capacity"] = capacity(model, pictures.part(LIMITED))
     return entry
+
+
+def of_content(opened: Sequence[report.Routed], part: Pictures, patch: int) -> dict:
+    """Routing against what the scenes show."""
+    objects = part.objects(patch)
+    entry = {"attributes": [report_pictures.of_attributes(r, objects) for r in opened]}
+    if opened[0].layer.heads > 1:
+        texture = complexity.local_entropy(part.pixels, patch)
+        entry["complexity"] = [report_pictures.of_complexity(r, texture) for r in opened]
+    return entry
+
+
+def untrained(model: Transformer) -> Iterator[Transformer]:
+    """Models of the same shape at the start of a training: any router answers to what it sees, also
+    one that has learned nothing."""
+    device = next(model.parameters()).device
+    for seed in UNTRAINED:
+        yield Transformer(model.config, seed).to(device).eval()
 
 
 def of_snapshots(subject: Subject, few: Pictures, device: torch.device | str = "cpu") -> dict:
@@ -272,18 +292,26 @@ def quality(model: Transformer, pictures: Pictures) -> dict:
 
 def of_photographs(model: Transformer, photos: Photographs) -> dict:
     """Experts per patch against human boundaries, and against local entropy as in the scenes."""
-    layers = routed(model, photos.pixels)
-    opened = report.opened(layers, np.zeros(len(photos.pixels), int))
     maps = {
         "boundary": photos.boundary,
         "entropy": complexity.local_entropy(photos.pixels, model.config.patch),
     }
-    return {
-        "photographs": len(photos.pixels),
-        **{
+
+    def of(one: Transformer) -> dict[str, list[dict]]:
+        opened = report.opened(routed(one, photos.pixels), np.zeros(len(photos.pixels), int))
+        return {
             name: [report_pictures.of_complexity(r, values) for r in opened]
             for name, values in maps.items()
-        },
+        }
+
+    start = [of(one) for one in untrained(model)]
+    return {
+        "photographs": len(photos.pixels),
+        **of(model),
+        "untrained": [
+            {name: report_pictures.correlation(layers) for name, layers in one.items()}
+            for one in start
+        ],
     }
 
 
@@ -328,11 +356,7 @@ def removal(model: Transformer, pictures: Pictures) -> dict:
 def slots(model: Transformer, pictures: Pictures) -> list[dict]:
     """Effective patches per slot of every Soft MoE layer, beside untrained models of that shape."""
     mine = _effective(model, pictures.pixels)
-    device = next(model.parameters()).device
-    start = [
-        _effective(Transformer(model.config, seed).to(device).eval(), pictures.pixels)
-        for seed in range(UNTRAINED)
-    ]
+    start = [_effective(one, pictures.pixels) for one in untrained(model)]
     return [
         report_pictures.of_slots(
             layer, [one[i].mean() for one in start], model.config.context * model.config.heads
