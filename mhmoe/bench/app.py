@@ -319,6 +319,7 @@ def play(bench: Bench) -> list[Row]:
         page = context.new_page()
         page.on("websocket", lambda s: s.on("framesent", lambda data: messages.append(data)))
         opened(page, server.url, START_DRAWN)
+        page.locator('.st-key-explorer-text .stage[data-stocked="true"]').wait_for()
         rest(page)
         trace = _play_and_scrub(bench.browser, page, messages)
     seen = frames.read(trace)
