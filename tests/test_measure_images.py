@@ -30,7 +30,7 @@ HEADS = replace(TINY["image-mhmoe"], classes=12)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, models):
     monkeypatch.setenv("MHMOE_DEVICE", "cpu")
-    sizes = dict(SCENES=24, ROUTED=24, LIMITED=12, FEW=12, UNTRAINED=(0, 1))
+    sizes = dict(SCENES=24, ROUTED=18, LIMITED=12, FEW=12, UNTRAINED=(0, 1))
     for name, value in sizes.items():
         monkeypatch.setattr(measure_images, name, value)
     monkeypatch.setattr(measure, "REMOVALS", 8)
@@ -63,7 +63,9 @@ def test_the_scenes_are_those_of_the_card_and_their_objects_have_attributes(pict
     pixels, classes = scenes.classified_validation(24)
     np.testing.assert_array_equal(pictures.pixels, pixels)
     np.testing.assert_array_equal(pictures.classes, classes)
-    assert pictures.facts(TINY["image-smoe"])["tokens"] == 24 * 16
+    facts = pictures.facts(TINY["image-smoe"])
+    assert (facts["scenes"], facts["routed"], facts["tokens"]) == (24, 18, 18 * 16)
+    assert pictures.part(3).facts(TINY["image-smoe"])["sha256"] != facts["sha256"]
     objects = pictures.objects(32)
     items = [item for scene in pictures.scenes for item in scene.items]
     for i, item in enumerate(items):
@@ -211,7 +213,7 @@ def test_a_run_is_measured_with_its_snapshots_seeds_and_findings(tmp_path, pictu
     }
     for row in rows:
         assert row["verdict"] in (findings.REPRODUCED, findings.NOT_REPRODUCED)
-        assert row["tokens"] == 24 * 16
+        assert row["tokens"] == 18 * 16
         assert row["command"] == [entry["command"]]
 
 

@@ -24,7 +24,7 @@ from mhmoe.layers import TRAINED, WhatIf
 from mhmoe.models import images, metrics
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Run, Transformer
-from mhmoe.trace import TOKEN_CHOICE, LayerTrace
+from mhmoe.trace import SOFT, TOKEN_CHOICE, LayerTrace
 from mhmoe.training import scenes
 from mhmoe.training.capacity import capacity_curve, limited, priority_gain
 from mhmoe.training.measure import (
@@ -101,11 +101,14 @@ class Pictures:
         )
 
     def facts(self, config: ModelConfig) -> dict:
-        pixels = self.pixels
+        """``scenes`` for quality; ``tokens`` are the patches of those that are ``routed``, on
+        which findings rest."""
+        routed = len(self.part(ROUTED).scenes)
         return {
-            "scenes": len(pixels),
-            "tokens": len(pixels) * config.context,
-            "sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
+            "scenes": len(self.scenes),
+            "routed": routed,
+            "tokens": routed * config.context,
+            "sha256": hashlib.sha256(self.pixels.tobytes()).hexdigest(),
         }
 
 
@@ -187,7 +190,7 @@ def measure(
             say(f"{subject.name}: {len(photos.pixels)} photographs with human boundaries")
             entry["photographs"] = of_photographs(model, photos)
             entry["command"] += " --boundaries PHOTOS"
-    elif moe.slots:
+    elif moe.assignment == SOFT:
         entry["slots"] = slots(model, pictures.part(FEW))
     say(f"{subject.name}: every expert removed")
     entry["removal"] = removal(model, pictures)
