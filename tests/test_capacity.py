@@ -12,7 +12,7 @@ from mhmoe.layers import MoEConfig
 from mhmoe.models import metrics
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Transformer
-from mhmoe.training.capacity import capacity_curve, limited, priority_gain
+from mhmoe.training.capacity import Limited, capacity_curve, limited, priority_gain
 
 # ---------------------------------------------------------------------------- the interval
 
@@ -99,12 +99,27 @@ def test_who_is_served_first_decides_what_is_seen(finder, coloured):
 def test_the_gain_of_serving_the_surest_first(finder, coloured):
     runs = limited(finder, *coloured, factors=(0.25, 2.0))
     draws = resampled(coloured[1], 200)
-    gain = priority_gain(runs, "position", draws)
+    gain = priority_gain(runs, "position", draws)["accuracy"]
     # at .25 all answers of class 1 are repaired; at 2 there are places for all
     assert [row["value"] for row in gain["factors"]] == [0.5, 0]
     assert gain["low"] == {"value": 0.5, "interval": (0.5, 0.5)}  # of every draw one half
-    over = priority_gain(runs, "random", draws)["low"]
+    over = priority_gain(runs, "random", draws)["accuracy"]["low"]
     assert 0.3 < over["interval"][0] < over["value"] < over["interval"][1] <= 0.5
+
+
+def test_the_gain_in_error_is_the_difference_of_the_curve():
+    """Two pictures with baselines 1 and 3: the first has .4 less error, the second .2."""
+    right = np.array([True, False])
+    error = {"priority": [0.2, 1.0], "random": [0.6, 1.2]}
+    runs = [
+        Limited(order, 0.5, 0.5, right, np.array(error[order]), np.array([1.0, 3.0]))
+        for order in error
+    ]
+    draws = np.array([[2, 0], [1, 1], [0, 2]])
+    gain = priority_gain(runs, "random", draws)["error"]["low"]
+    assert gain["value"] == pytest.approx(0.6 / 4)
+    # draws of .8 / 2, .6 / 4 and .4 / 6
+    assert gain["interval"] == pytest.approx((1 / 15 + 0.05 / 12, 0.15 + 0.95 * 0.25))
 
 
 def test_an_order_that_changes_nothing_gains_nothing(coloured):
@@ -115,7 +130,8 @@ def test_an_order_that_changes_nothing_gains_nothing(coloured):
             layer.router.weight.zero_()
     runs = limited(model, *coloured, factors=(0.25,))
     gain = priority_gain(runs, "position", resampled(coloured[1], 50))
-    assert gain["low"] == {"value": 0, "interval": (0, 0)}
+    for name in ("accuracy", "error"):
+        assert gain[name]["low"] == {"value": 0, "interval": (0, 0)}
 
 
 def test_chance_serves_everybody_some_time(finder, coloured):

@@ -209,7 +209,8 @@ def test_a_run_is_measured_with_its_snapshots_seeds_and_findings(tmp_path, pictu
         *("heads-attributes-exchanged", "heads-attributes-untrained"),
         *("diversity-texture-shift", "diversity-texture-picture", "diversity-texture-untrained"),
         "diversity-texture-grows",
-        *("priority-position", "priority-random"),
+        *("priority-position-accuracy", "priority-position-error"),
+        *("priority-random-accuracy", "priority-random-error"),
     }
     for row in rows:
         assert row["verdict"] in (findings.REPRODUCED, findings.NOT_REPRODUCED)

@@ -288,7 +288,12 @@ def entry_of(gain: float, spread: float, busy: float, before: float) -> dict:
         "attributes": [{"spread": number(spread) | {"test": chance}}],
         "complexity": [along],
         "untrained": [{"spread": before + x, "texture": before + x} for x in (-0.01, 0, 0.01)],
-        "capacity": {"gain": {over: {"low": number(gain)} for over in ("position", "random")}},
+        "capacity": {
+            "gain": {
+                over: {name: {"low": number(gain)} for name in ("accuracy", "error")}
+                for over in ("position", "random")
+            }
+        },
     }
 
 
@@ -298,7 +303,7 @@ def test_verdicts_follow_from_what_was_measured():
         return {row["key"]: row["verdict"] for row in rows}
 
     everything = verdicts(gain=0.2, spread=0.5, busy=0.5, before=0.1)
-    assert len(everything) == 7
+    assert len(everything) == 9
     assert set(everything.values()) == {"reproduced"}
     nothing = verdicts(gain=0.05, spread=0.25, busy=0.25, before=0.2)
     assert set(nothing.values()) == {"not reproduced"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from statistics import stdev
 
 from mhmoe.analysis.findings import MHMOE, STUDENT, Span, finding, mean, mean_span, order
@@ -119,20 +120,29 @@ def _grows(one: dict[str, dict]) -> dict:
 
 def _priority(one: dict[str, dict]) -> Iterator[dict]:
     (entry,) = one.values()
-    for over, claim in (
-        ("position", "With few places, serving the surest patches first keeps accuracy"),
-        ("random", "It does so for whom it serves, not only for serving no part of a picture last"),
-    ):
-        low = entry["capacity"]["gain"][over]["low"]
+    orders = {
+        "position": (
+            "With few places, serving the surest patches first keeps",
+            "in the order of position",
+        ),
+        "random": (
+            "For whom it serves, not only for serving no part of a picture last, it keeps",
+            "in random order",
+        ),
+    }
+    kept = {
+        "accuracy": ("accuracy", "accuracy more than"),
+        "error": ("the prediction of hidden patches", "their relative error less than"),
+    }
+    for (over, (claim, other)), (name, (what, unit)) in product(orders.items(), kept.items()):
+        low = entry["capacity"]["gain"][over][name]["low"]
         yield finding(
-            f"priority-{over}",
-            claim,
+            f"priority-{over}-{name}",
+            f"{claim} {what}",
             f"{V_MOE}, Batch Priority Routing",
-            "clear advantage at capacity factors up to 0.5",
+            "clear advantage in accuracy at capacity factors up to 0.5",
             "above",
-            "accuracy more than in "
-            + ("the order of position" if over == "position" else "random order")
-            + ", mean of the capacity factors up to 0.5, places shared by a picture",
+            f"{unit} {other}, mean of the capacity factors up to 0.5, places shared by a picture",
             low["value"],
             low["interval"],
             (0.0, 0.0),

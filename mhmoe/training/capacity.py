@@ -99,20 +99,34 @@ def _row(run: Limited, draws: np.ndarray) -> dict:
 
 
 def priority_gain(runs: Sequence[Limited], over: str, draws: np.ndarray) -> dict:
-    """How much more accurate the model is when the surest are served first than in the order
-    ``over``: at each factor, and in the mean of those up to ``LOW``. The same pictures stand on
-    both sides, so the interval is that of their differences."""
-    by = {(run.order, run.factor): run.correct.astype(float) for run in runs}
+    """What it gains to serve the surest first rather than in the order ``over``, at each factor and
+    in the mean of those up to ``LOW``: ``accuracy`` more, and relative ``error`` less. The same
+    pictures stand on both sides, so the interval is that of their differences."""
+    by = {(run.order, run.factor): run for run in runs}
     factors = sorted(factor for order, factor in by if order == over)
-    gain_FN = np.stack([by["priority", f] - by[over, f] for f in factors])
-    low_N = gain_FN[[i for i, f in enumerate(factors) if f <= LOW]].mean(0)
-
-    def mean(gain_N: np.ndarray) -> dict:
-        return {"value": float(gain_N.mean()), "interval": nulls.mean_interval(gain_N, draws)}
-
+    pairs = [(by["priority", factor], by[over, factor]) for factor in factors]
+    whole = pairs[0][0].baseline  # of all runs the same
+    gains = {
+        "accuracy": ([a.correct.astype(float) - b.correct for a, b in pairs], np.ones(len(whole))),
+        "error": ([b.error - a.error for a, b in pairs], whole),
+    }
+    low = [factor <= LOW for factor in factors]
     return {
-        "factors": [{"factor": f, **mean(g)} for f, g in zip(factors, gain_FN, strict=True)],
-        "low": mean(low_N),
+        name: {
+            "factors": [
+                {"factor": factor, **_ratio(gain_N, of_N, draws)}
+                for factor, gain_N in zip(factors, gain_FN, strict=True)
+            ],
+            "low": _ratio(np.mean(gain_FN, 0, where=np.array(low)[:, None]), of_N, draws),
+        }
+        for name, (gain_FN, of_N) in gains.items()
+    }
+
+
+def _ratio(part_N: np.ndarray, whole_N: np.ndarray, draws: np.ndarray) -> dict:
+    return {
+        "value": float(part_N.sum() / whole_N.sum()),
+        "interval": nulls.interval(draws @ part_N / (draws @ whole_N)),
     }
 
 
