@@ -128,10 +128,10 @@ def in_short(content: dict) -> dict:
 # ------------------------------------------------------------------------ slots
 
 
-def effective_patches(dispatch_STP: np.ndarray) -> np.ndarray:
+def effective_patches(dispatch_NTP: np.ndarray) -> np.ndarray:
     """[N, E*P] exp(entropy) of the weights with which each slot averages a picture's T patches,
     dispatch [N, T, E*P]: T where it takes all alike, 1 where it takes one."""
-    return balance.effective(dispatch_STP.swapaxes(1, 2))
+    return balance.effective(dispatch_NTP.swapaxes(1, 2))
 
 
 def of_slots(effective_NP: np.ndarray, untrained: Sequence[float], patches: int) -> dict:
