@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mhmoe.models.images import DecodedImage
     from mhmoe.trace import Input, RoutingTrace
     from mhmoe.training.loop import Job
+    from mhmoe.training.measure import Subject
     from mhmoe.training.processes import World
     from mhmoe.training.recipe import Recipe
 
@@ -167,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
     bench.options(speed)
     speed.set_defaults(command=run_bench)
     measure = commands.add_parser(
-        "measure", help="measure models on held-out text, into one results file"
+        "measure", help="measure models on held-out data, into one results file"
     )
     _measure_options(measure)
     logs = commands.add_parser("logs", help="collect the logs of a family's runs for the pages")
@@ -194,8 +195,7 @@ def _measure_options(measure: argparse.ArgumentParser) -> None:
         "--text-dir",
         metavar="D",
         type=Path,
-        required=True,
-        help="sentences: <language>/plain_dev.txt[.gz]",
+        help="sentences, for text models: <language>/plain_dev.txt[.gz]",
     )
     measure.add_argument(
         "--runs", metavar="DIR", type=Path, help="measure the finished runs in this folder instead"
@@ -211,6 +211,13 @@ def _measure_options(measure: argparse.ArgumentParser) -> None:
         metavar="D",
         type=Path,
         help="also measure words of two meanings, by the lists in this folder",
+    )
+    measure.add_argument(
+        "--boundaries",
+        metavar="D",
+        type=Path,
+        help="also measure image models on photographs with the boundaries that people marked: "
+        "PART/NAME.jpg and PART_boundaries/NAME.png (grey) in this folder",
     )
     measure.add_argument(
         "--out",
@@ -531,18 +538,15 @@ def run_measuring(args: argparse.Namespace) -> None:
     device = choose(args.device)
     try:
         content = results.load(args.out)
-        for subject in measure.subjects(args.names, args.runs):
-            text = measure.held_out(args.text_dir, subject.config)
-            words = args.treebanks and measure.labelled(args.treebanks, subject.config)
-            entry = measure.measure(
-                subject,
-                text,
-                device,
-                say=lambda s: print(s, flush=True),
-                words=words,
-                lists=args.words,
+        chosen = measure.subjects(args.names, args.runs)
+        texts = [subject.name for subject in chosen if subject.config.kind == "text"]
+        if texts and args.text_dir is None:
+            raise Usage(
+                f"{texts[0]} is a text model: name the folder of held-out sentences with "
+                "--text-dir, or name image models only."
             )
-            content = results.merged(content, {subject.name: entry})
+        for subject in chosen:
+            content = results.merged(content, {subject.name: _measured(args, subject, device)})
             results.save(content, args.out)  # after each: a stopped command keeps what it has
             mine = [row for row in content["findings"] if subject.name in row["models"]]
             print("\n".join(f"  {results.sentence(row)}" for row in mine), flush=True)
@@ -553,6 +557,22 @@ def run_measuring(args: argparse.Namespace) -> None:
     except OSError as error:
         raise Failed(f"The results could not be read or written: {error}.") from None
     print(f"The results are in {args.out}.")
+
+
+def _measured(args: argparse.Namespace, subject: Subject, device: torch.device) -> dict:
+    """The entry of one model."""
+    from mhmoe.training import measure_images, measure_text
+
+    def say(sentence: str) -> None:
+        print(sentence, flush=True)
+
+    if subject.config.kind == "image":
+        pictures = measure_images.drawn(subject.config)
+        photos = args.boundaries and measure_images.photographs(args.boundaries, subject.config)
+        return measure_images.measure(subject, pictures, device, say, photos)
+    text = measure_text.held_out(args.text_dir, subject.config)
+    words = args.treebanks and measure_text.labelled(args.treebanks, subject.config)
+    return measure_text.measure(subject, text, device, say, words=words, lists=args.words)
 
 
 # ---------------------------------------------------------------------------- logs

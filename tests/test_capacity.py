@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny import CLASSES, IMAGE, TINY
 
-from mhmoe.analysis.nulls import binomial
+from mhmoe.analysis.nulls import binomial, resampled
 from mhmoe.layers import MoEConfig
 from mhmoe.models import metrics
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Transformer
-from mhmoe.training.capacity import capacity_curve
+from mhmoe.training.capacity import Limited, capacity_curve, limited, priority_gain
 
 # ---------------------------------------------------------------------------- the interval
 
@@ -75,9 +75,13 @@ def coloured() -> tuple[np.ndarray, np.ndarray]:
     return pictures, classes
 
 
+def curve(model: Transformer, pictures: np.ndarray, classes: np.ndarray, **asked) -> list[dict]:
+    return capacity_curve(limited(model, pictures, classes, **asked), resampled(classes, 50))
+
+
 def test_who_is_served_first_decides_what_is_seen(finder, coloured):
     # C = ceil(.25 * 16 / 2) = 2 of 16: the last in line is left out, the surest is not
-    rows = {row["order"]: row for row in capacity_curve(finder, *coloured, factors=(0.25,))}
+    rows = {row["order"]: row for row in curve(finder, *coloured, factors=(0.25,))}
     assert rows["position"]["accuracy"] == 0.5  # every answer is 0
     assert rows["priority"]["accuracy"] == 1
     assert rows[None]["accuracy"] == 1
@@ -87,12 +91,52 @@ def test_who_is_served_first_decides_what_is_seen(finder, coloured):
         assert row["kept"] == (2 / 16 if row["order"] else 1)
         assert row["low"] <= row["accuracy"] <= row["high"]
         assert (row["low"], row["high"]) == binomial(round(40 * row["accuracy"]), 40)
-        assert (row["chance"], row["classified"]) == (0.5, 40)
+        assert row["classified"] == 40
+        low, high = row["error_interval"]
+        assert low <= row["relative_error"] <= high
+
+
+def test_the_gain_of_serving_the_surest_first(finder, coloured):
+    runs = limited(finder, *coloured, factors=(0.25, 2.0))
+    draws = resampled(coloured[1], 200)
+    gain = priority_gain(runs, "position", draws)["accuracy"]
+    # at .25 all answers of class 1 are repaired; at 2 there are places for all
+    assert [row["value"] for row in gain["factors"]] == [0.5, 0]
+    assert gain["low"] == {"value": 0.5, "interval": (0.5, 0.5)}  # of every draw one half
+    over = priority_gain(runs, "random", draws)["accuracy"]["low"]
+    assert 0.3 < over["interval"][0] < over["value"] < over["interval"][1] <= 0.5
+
+
+def test_the_gain_in_error_is_the_difference_of_the_curve():
+    """Two pictures with baselines 1 and 3: the first has .4 less error, the second .2."""
+    right = np.array([True, False])
+    error = {"priority": [0.2, 1.0], "random": [0.6, 1.2]}
+    runs = [
+        Limited(order, 0.5, 0.5, right, np.array(error[order]), np.array([1.0, 3.0]))
+        for order in error
+    ]
+    draws = np.array([[2, 0], [1, 1], [0, 2]])
+    gain = priority_gain(runs, "random", draws)["error"]["low"]
+    assert gain["value"] == pytest.approx(0.6 / 4)
+    # draws of .8 / 2, .6 / 4 and .4 / 6
+    assert gain["interval"] == pytest.approx((1 / 15 + 0.05 / 12, 0.15 + 0.95 * 0.25))
+
+
+def test_an_order_that_changes_nothing_gains_nothing(coloured):
+    """Scores that are all the same leave the surest no surer: priority is the order of position."""
+    model = Transformer(CLASSES, seed=3).eval()
+    with torch.no_grad():
+        for _, layer in model.moe_layers:
+            layer.router.weight.zero_()
+    runs = limited(model, *coloured, factors=(0.25,))
+    gain = priority_gain(runs, "position", resampled(coloured[1], 50))
+    for name in ("accuracy", "error"):
+        assert gain[name]["low"] == {"value": 0, "interval": (0, 0)}
 
 
 def test_chance_serves_everybody_some_time(finder, coloured):
     served = [
-        capacity_curve(finder, *coloured, factors=(0.25,), orders=("random",), seed=seed)[0]
+        curve(finder, *coloured, factors=(0.25,), orders=("random",), seed=seed)[0]
         for seed in range(12)
     ]
     # 240 pictures of class 1, an eighth of them served: 30, standard deviation 5.1
@@ -103,7 +147,7 @@ def test_chance_serves_everybody_some_time(finder, coloured):
 def test_with_places_for_all_the_order_finds_nothing(coloured):
     model = Transformer(CLASSES, seed=3).eval()
     pictures, classes = coloured
-    rows = capacity_curve(model, pictures[:6], classes[:6], factors=(2.0,))  # E / K
+    rows = curve(model, pictures[:6], classes[:6], factors=(2.0,))  # E / K
     assert [(row["order"], row["factor"]) for row in rows] == [
         ("position", 2.0),
         ("priority", 2.0),
@@ -121,4 +165,4 @@ def test_with_places_for_all_the_order_finds_nothing(coloured):
 @pytest.mark.parametrize("name", ["image-smoe", "image-dense"])
 def test_only_where_tokens_choose_and_pictures_have_classes(name, coloured):
     with pytest.raises(ValueError, match="0 classes and router"):
-        capacity_curve(Transformer(TINY[name]), *coloured)
+        limited(Transformer(TINY[name]), *coloured)

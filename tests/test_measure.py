@@ -17,7 +17,7 @@ from mhmoe.layers import MoEConfig, WhatIf
 from mhmoe.models import checkpoint, engine, metrics, tokenizer
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Transformer
-from mhmoe.training import measure, treebanks, wordlists
+from mhmoe.training import measure, measure_text, treebanks, wordlists
 from mhmoe.training.loop import Job
 from mhmoe.training.recipe import Recipe
 from mhmoe.training.text import LANGUAGES, Corpus, CorpusError
@@ -26,10 +26,10 @@ from mhmoe.training.text import LANGUAGES, Corpus, CorpusError
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, models):
     monkeypatch.setenv("MHMOE_DEVICE", "cpu")
-    monkeypatch.setattr(measure, "WINDOWS", 3)
-    monkeypatch.setattr(measure, "FEW", 2)
+    monkeypatch.setattr(measure_text, "WINDOWS", 3)
+    monkeypatch.setattr(measure_text, "FEW", 2)
     monkeypatch.setattr(measure, "REMOVALS", 8)
-    monkeypatch.setattr(measure, "FACTORS", (0.5, 2.0))
+    monkeypatch.setattr(measure_text, "FACTORS", (0.5, 2.0))
     monkeypatch.setattr(report, "BOOTSTRAP", 50)
     monkeypatch.setattr(report, "SHUFFLES", 10)
 
@@ -41,7 +41,11 @@ def subject():
 
 @pytest.fixture
 def held(text_dir):
-    return measure.held_out(text_dir, TINY["text-smoe"])
+    return measure_text.held_out(text_dir, TINY["text-smoe"])
+
+
+def route(text: measure_text.HeldOut) -> measure.Route:
+    return lambda model: measure_text.routed(model, text.windows)[1]
 
 
 def run_of(name: str, folder, text_dir, seed: int = 1, **changes) -> Job:
@@ -86,17 +90,17 @@ def test_every_language_has_as_many_windows(held):
     ],
 )
 def test_tokens_have_the_class_that_anybody_sees(text, name):
-    assert measure.CLASSES[measure.token_class(text)] == name
+    assert measure_text.CLASSES[measure_text.token_class(text)] == name
 
 
 @pytest.mark.parametrize("text", [" ", "l'", "a\n", ""])
 def test_tokens_of_several_kinds_have_none(text):
-    assert measure.token_class(text) == -1
+    assert measure_text.token_class(text) == -1
 
 
 def test_another_tokenizer_is_one_sentence(text_dir):
     with pytest.raises(measure.MeasureError, match="has 320 tokens, the model 99; set MHMOE"):
-        measure.held_out(text_dir, replace(TINY["text-smoe"], vocabulary=99))
+        measure_text.held_out(text_dir, replace(TINY["text-smoe"], vocabulary=99))
 
 
 # ---------------------------------------------------------------------------- the runs
@@ -105,7 +109,7 @@ def test_another_tokenizer_is_one_sentence(text_dir):
 @pytest.mark.parametrize("name", ["text-dense", "text-mhmoe"])
 def test_quality_is_that_of_the_evaluation(name, subject, held):
     model = subject(name).model()
-    found = measure.quality(measure.window_nats(model, held.windows), held)
+    found = measure_text.quality(measure_text.window_nats(model, held.windows), held)
     expected = metrics.text_metrics(model, held.windows, held.sizes)
     for key, value in expected.items():
         assert found[key] == pytest.approx(value, rel=1e-5), key
@@ -117,21 +121,21 @@ def test_quality_is_that_of_the_evaluation(name, subject, held):
 
 def test_a_layers_trace_is_that_of_every_window_end_to_end(subject, held):
     model = subject("text-mhmoe").model()
-    nats, layers = measure.routed(model, held.windows)
-    assert nats == pytest.approx(measure.window_nats(model, held.windows))
+    nats, layers = measure_text.routed(model, held.windows)
+    assert nats == pytest.approx(measure_text.window_nats(model, held.windows))
     for i, layer in enumerate(layers):
         assert layer.sub_tokens == held.windows.size * 4
         assert layer.demand.sum() == layer.sub_tokens * 2
-        alone = measure.routed(model, held.windows[5:6])[1][i]
+        alone = measure_text.routed(model, held.windows[5:6])[1][i]
         assert (layer.expert[5 * 64 : 6 * 64] == alone.expert).all()
 
 
 def test_removing_an_expert_is_what_the_layer_does_without_it(subject, held):
     model = subject("text-smoe").model()
-    found = measure.removal(model, held)
+    found = measure_text.removal(model, held)
     rows = held.part(2)
-    plain = measure.window_nats(model, held.windows[rows]).sum()
-    off = measure.window_nats(model, held.windows[rows], WhatIf(experts_off=(3,)), 1).sum()
+    plain = measure_text.window_nats(model, held.windows[rows]).sum()
+    off = measure_text.window_nats(model, held.windows[rows], WhatIf(experts_off=(3,)), 1).sum()
     size = held.sizes[held.windows[rows, 1:]].sum()
     assert found["layers"][1][3]["rise"] == pytest.approx((off - plain) / np.log(2) / size)
     assert found["tokens"] == rows.size * 16
@@ -142,18 +146,18 @@ def test_an_expert_that_computes_nothing_is_not_missed_and_one_that_works_is(sub
     experts = model.moe_layers[0][1].experts
     with torch.no_grad():  # the others answer alike, so that a substitute changes nothing
         experts.w_in.zero_()
-    silent = measure.removal(model, held)["layers"][0]
+    silent = measure_text.removal(model, held)["layers"][0]
     assert [row["rise"] for row in silent] == pytest.approx([0] * 4, abs=1e-6)
     with torch.no_grad():
         experts.w_in[2].normal_(generator=torch.Generator().manual_seed(0))
         experts.w_out[2].normal_(generator=torch.Generator().manual_seed(1))
-    loud = [abs(row["rise"]) for row in measure.removal(model, held)["layers"][0]]
+    loud = [abs(row["rise"]) for row in measure_text.removal(model, held)["layers"][0]]
     assert loud[2] > 10 * max(loud[0], 1e-6)  # some of the others' second choice is the loud one
 
 
 def test_room_for_everybody_costs_nothing_and_less_drops_more(subject, held):
     model = subject("text-smoe").model()
-    tight, wide = measure.capacity(model, held)["factors"]
+    tight, wide = measure_text.capacity(model, held)["factors"]
     assert tight["dropped"] > wide["dropped"] == pytest.approx(0, abs=0.2)
     assert tight["dropped"] >= 0.5  # half of the places that all choices need
     assert tight["rise"] != 0
@@ -161,14 +165,14 @@ def test_room_for_everybody_costs_nothing_and_less_drops_more(subject, held):
 
 def test_a_model_without_another_expert_loses_none(held):
     config = ModelConfig(**TEXT, moe=MoEConfig(d_model=16, d_ff=8, experts=2, top_k=2))
-    assert measure.removal(Transformer(config).eval(), held) == {"tokens": 0, "layers": []}
+    assert measure_text.removal(Transformer(config).eval(), held)["layers"] == []
 
 
 # ---------------------------------------------------------------------------- entries
 
 
 def test_an_entry_is_the_same_twice_and_its_numbers_are_numbers(subject, held):
-    first, second = (measure.measure(subject("text-mhmoe"), held) for _ in range(2))
+    first, second = (measure_text.measure(subject("text-mhmoe"), held) for _ in range(2))
     text = json.dumps(results.rounded(first), allow_nan=False)
     assert text == json.dumps(results.rounded(second))
     assert len(first["balance"]) == len(first["diversity"]) == 2
@@ -176,7 +180,7 @@ def test_an_entry_is_the_same_twice_and_its_numbers_are_numbers(subject, held):
 
 
 def test_a_dense_model_has_quality_and_no_routing(subject, held):
-    entry = measure.measure(subject("text-dense"), held)
+    entry = measure_text.measure(subject("text-dense"), held)
     assert entry["quality"]["bits_per_byte"] > 0
     assert "balance" not in entry
     assert findings.derive({"text-dense": results.rounded(entry)}) == []
@@ -189,7 +193,7 @@ def test_a_run_is_measured_at_its_end_and_its_snapshots(tmp_path, text_dir, held
     assert subject.command == "python -m mhmoe measure text-mhmoe-1 --runs RUNS --text-dir TEXT"
     for name, value in subject.model().state_dict().items():
         assert torch.equal(value, job.model.state_dict()[name].half().float()), name
-    entry = measure.measure(subject, held)
+    entry = measure_text.measure(subject, held)
     (first,) = entry["over_time"]["layers"][0]
     assert first["step"] == 1
     assert 0 <= first["changed_next"] <= 1
@@ -200,7 +204,8 @@ def test_snapshots_of_the_end_are_saturated(tmp_path, text_dir, held):
     run_of("text-smoe", tmp_path, text_dir)
     (subject,) = measure.subjects(["text-smoe"], tmp_path)
     again = replace(subject, snapshots=((1, subject.weights),))
-    for layer in measure.over_time(again, held)["layers"]:
+    then = measure.moments(again, route(held))
+    for layer in measure.over_time(again, then, held.language)["layers"]:
         assert layer[0]["saturation"]["value"] == 1
         assert layer[0]["changed_next"] == 0
 
@@ -216,10 +221,11 @@ def test_a_run_is_compared_with_its_other_seeds(tmp_path, text_dir, held):
     assert [s.name for s in first.seeds] == ["text-mhmoe-2"]
     assert [s.name for s in second.seeds] == ["text-mhmoe-1"]
     assert alone.seeds == ()
-    (rows,) = measure.other_seeds(first, held)["runs"].values()
+    (rows,) = measure.other_seeds(first, route(held), held.language)["runs"].values()
     assert len(rows) == 2
     assert all(0 < row["value"] < 0.9 for row in rows)
-    (same,) = measure.other_seeds(replace(first, seeds=(first,)), held)["runs"].values()
+    itself = replace(first, seeds=(first,))
+    (same,) = measure.other_seeds(itself, route(held), held.language)["runs"].values()
     assert [row["value"] for row in same] == pytest.approx([1, 1])
 
 
@@ -318,7 +324,7 @@ def test_comparisons_are_made_where_budgets_match():
 
 
 def test_findings_of_measured_models_are_complete(subject, held):
-    models = {n: measure.measure(subject(n), held) for n in ("text-smoe", "text-mhmoe")}
+    models = {n: measure_text.measure(subject(n), held) for n in ("text-smoe", "text-mhmoe")}
     content = results.merged({"models": {}}, models)
     keys = {(row["key"], *row["models"]) for row in content["findings"]}
     assert ("distinct-experts", "text-mhmoe") in keys
@@ -335,7 +341,7 @@ def test_findings_of_measured_models_are_complete(subject, held):
 
 def test_by_counting_alone_no_head_is_more_active(subject, held):
     """Untrained routers are near even: dividing by tokens then shows 'activation', and no more."""
-    models = {n: measure.measure(subject(n), held) for n in ("text-smoe", "text-mhmoe")}
+    models = {n: measure_text.measure(subject(n), held) for n in ("text-smoe", "text-mhmoe")}
     even = copy.deepcopy(models)
     for one in even.values():
         for size in ("tokens", "sub_tokens"):
@@ -411,7 +417,7 @@ def test_shipped_models_are_read_as_the_engine_reads_them(subject):
 
 
 def test_information_has_an_interval_around_it(subject, held):
-    _, layers = measure.routed(subject("text-smoe").model(), held.windows)
+    _, layers = measure_text.routed(subject("text-smoe").model(), held.windows)
     for r in report.opened(layers, held.language):
         found = report.of_windows(r, LANGUAGES)
         assert found["interval"][0] <= found["bits"] <= found["interval"][1]
@@ -518,9 +524,9 @@ def test_word_lists_are_read(lists):
 def test_words_of_a_window_are_whole(held):
     bpe = checkpoint.load_tokenizer()
     ids = bpe.encode("\n12 The fox, don't jumps").ids
-    kinds = [measure.token_class(tokenizer.spell(bpe, i)) for i in ids]
+    kinds = [measure_text.token_class(tokenizer.spell(bpe, i)) for i in ids]
     text = replace(held, windows=np.array([ids]), kind=np.array([kinds]), language=np.array([1]))
-    found = list(measure.occurrences(text))
+    found = list(measure_text.occurrences(text))
     assert [form for _, form, _ in found] == ["the", "fox", "don", "t"]  # jumps may be cut
     for _, form, at in found:
         assert bpe.decode([ids[i] for i in at]).strip().lower() == form

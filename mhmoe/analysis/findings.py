@@ -73,16 +73,27 @@ def finding(
         "null": null,
         "rule": rule,
         "verdict": verdict(rule, interval, null),
-        "tokens": min(entry["text"]["tokens"] for entry in entries.values()),
+        "tokens": min(seen(entry)["tokens"] for entry in entries.values()),
         "command": [entries[name]["command"] for name in sorted(entries)],
     }
 
 
+def seen(entry: dict) -> dict:
+    """The facts of the held-out text, or of the pictures."""
+    return entry["text"] if "text" in entry else entry["pictures"]
+
+
 def derive(models: dict[str, dict]) -> list[dict]:
-    """All findings of all models, sorted."""
+    """All findings of all models, sorted; those of pictures alone are in
+    ``mhmoe.analysis.findings_pictures``."""
     rows = [row for name in models for row in _of_one({name: models[name]})]
     rows += _of_pairs(models)
-    return sorted(rows, key=lambda row: (row["key"], row["models"]))
+    return sorted(rows, key=order)
+
+
+def order(row: dict) -> tuple[str, list[str]]:
+    """The key by which findings are sorted."""
+    return row["key"], row["models"]
 
 
 # ------------------------------------------------------------------------ one model
@@ -94,6 +105,16 @@ def _of_one(one: dict[str, dict]) -> Iterator[dict]:
         return
     sparse = entry["facts"]["heads"] == 1
     yield from ([_unused(one)] if sparse else [_diverse(one)])
+    if "coactivation" in entry:
+        yield _pairs_up(one)
+    if "over_time" in entry:
+        yield _saturates(one)
+    if "text" in entry:
+        yield from _of_text(one)
+
+
+def _of_text(one: dict[str, dict]) -> Iterator[dict]:
+    (entry,) = one.values()
     yield _no_split(one, "language", "Experts of a multilingual model do not split by language")
     yield _no_split(one, "token_class", "Experts of a decoder do not specialise in kinds of tokens")
     if "meanings" in entry:
@@ -101,10 +122,6 @@ def _of_one(one: dict[str, dict]) -> Iterator[dict]:
     if "word_class" in entry:
         yield _no_split(one, "word_class", "Experts of a decoder do not specialise in word classes")
     yield from _repeats(one)
-    if "coactivation" in entry:
-        yield _pairs_up(one)
-    if "over_time" in entry:
-        yield _saturates(one)
     yield _capacity(one)
 
 
@@ -135,9 +152,9 @@ def _diverse(one: dict[str, dict]) -> dict:
         "no number",
         "above",
         "distinct experts per token, mean of layers; chance: tokens dealt out anew in each head",
-        _mean(row["value"] for row in rows),
-        _mean_span(row["interval"] for row in rows),
-        _mean_span((row["heads"]["low"], row["heads"]["high"]) for row in rows),
+        mean(row["value"] for row in rows),
+        mean_span(row["interval"] for row in rows),
+        mean_span((row["heads"]["low"], row["heads"]["high"]) for row in rows),
         one,
     )
 
@@ -214,8 +231,8 @@ def _pairs_up(one: dict[str, dict]) -> dict:
         "below",
         "share of an expert's sub-tokens that go with its most frequent partner, mean of layers; "
         "limit: twice uniform chance",
-        _mean(row["strongest"] for row in rows),
-        _mean_span(row["interval"] for row in rows),
+        mean(row["strongest"] for row in rows),
+        mean_span(row["interval"] for row in rows),
         (limit, limit),
         one,
     )
@@ -232,9 +249,9 @@ def _saturates(one: dict[str, dict]) -> dict:
         "about 60 % at 0.4 % of training, 80 % at 40 %",
         "above",
         "share of experts as at the end, mean of layers; chance: the same demands, dealt out anew",
-        _mean(row["value"] for row in rows),
-        _mean_span(row["interval"] for row in rows),
-        _mean_span((row["demand"], row["demand"]) for row in rows),
+        mean(row["value"] for row in rows),
+        mean_span(row["interval"] for row in rows),
+        mean_span((row["demand"], row["demand"]) for row in rows),
         one,
     )
 
@@ -267,7 +284,8 @@ def _of_pairs(models: dict[str, dict]) -> list[dict]:
     """Every comparison whose two recipes are there with the same seeds and the same text."""
     recipes: dict[str, dict[str, dict]] = {}
     for name, entry in sorted(models.items()):
-        recipes.setdefault(entry["facts"]["recipe"], {})[name] = entry
+        if "text" in entry:
+            recipes.setdefault(entry["facts"]["recipe"], {})[name] = entry
     rows = []
     for first, second in product(recipes.values(), repeat=2):
         together = [
@@ -386,9 +404,9 @@ def _more_active(pairs: list[tuple[dict, dict]], used: dict[str, dict]) -> Itera
             "above",
             f"difference in the share of experts above {threshold:g} fair shares, selections "
             f"divided by {size.replace('_', '-')}; chance: uniform routing",
-            _mean(values),
-            (_mean(lows), _mean(highs)),
-            (_mean(chance), _mean(chance)),
+            mean(values),
+            (mean(lows), mean(highs)),
+            (mean(chance), mean(chance)),
             used,
         )
 
@@ -409,11 +427,11 @@ def _equal(a: dict, b: dict, size: str) -> bool:
     return abs(a[size] / b[size] - 1) < EQUAL
 
 
-def _mean(values) -> float:
+def mean(values) -> float:
     return float(np.mean(list(values)))
 
 
-def _mean_span(spans) -> Span:
+def mean_span(spans) -> Span:
     """The mean of the lower and of the upper ends: never narrower than the interval of a mean."""
     low, high = np.mean([tuple(span) for span in spans], axis=0)
     return float(low), float(high)

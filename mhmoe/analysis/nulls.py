@@ -1,7 +1,7 @@
 """Intervals and chance levels: what a number is worth, and what it would be for no reason at all.
 
-N windows of text are the units that are drawn again: tokens of one window depend on each other,
-windows do not.
+N windows of text, or pictures, are the units that are drawn again: tokens of one window depend on
+each other, windows do not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Everything that is measured of one model's routing of held-out text, as plain dictionaries.
+"""Everything that is measured of one model's routing of held-out data, as plain dictionaries.
 
-A layer is a LayerTrace of N windows of T tokens end to end, S = N * T * H; ``group`` [N] is each
-window's language. Every number has its interval (windows drawn again within their language) and its
-chance level; draws and seeds are fixed, so the same routing gives the same report.
+A layer is a LayerTrace of N windows of T tokens end to end, or of N pictures of T patches,
+S = N * T * H; ``group`` [N] is each window's language; pictures are one group. Every number has its
+interval (windows drawn again within their group) and its chance level; draws and seeds are fixed,
+so the same routing gives the same report.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def diverse(r: Routed) -> dict:
     for null in diversity.NULLS:
         drawn = diversity.null_means(layer.expert, layer.gate, H, E, null, SHUFFLES, SEED)
         for name in found:
-            report[name][null] = _test(report[name]["value"], drawn[name])
+            report[name][null] = tested(report[name]["value"], drawn[name])
     return report
 
 
@@ -135,7 +136,7 @@ def of_windows(r: Routed, labels: Sequence[str]) -> dict:
     counts = r.hits.sum(1)
     of_class = np.eye(len(labels))[r.group]
     draws = specialisation.of_windows(counts, r.group, len(labels), seed=SEED)
-    return _information(of_class[:, :, None] * counts[:, None], draws, labels, r)
+    return information(of_class[:, :, None] * counts[:, None], draws, labels, r)
 
 
 def of_tokens(r: Routed, label_NT: np.ndarray, labels: Sequence[str]) -> dict:
@@ -148,18 +149,31 @@ def of_tokens(r: Routed, label_NT: np.ndarray, labels: Sequence[str]) -> dict:
         ]
     )
     draws = specialisation.of_tokens(hits, label_NT, len(labels), SHUFFLES, SEED)
-    return _information(per_window, draws, labels, r)
+    return information(per_window, draws, labels, r)
 
 
-def _information(
+def information(
     count_NCE: np.ndarray, chance: np.ndarray, labels: Sequence[str], r: Routed
 ) -> dict:
+    """``explained`` with how the choices of each class are spread over the experts."""
+    table = count_NCE.sum(0)
+    return {
+        **explained(count_NCE, chance, r),
+        "choices": dict(zip(labels, table.sum(1).astype(int).tolist(), strict=True)),
+        "share": dict(zip(labels, balance.shares(table).tolist(), strict=True)),
+        "uniform": 1 / r.layer.experts,
+    }
+
+
+def explained(count_NCE: np.ndarray, chance: np.ndarray, r: Routed) -> dict:
+    """Bits that a choice tells about the class, and the part of the class's own that this is, less
+    chance; of tables of classes and experts, one per window."""
     table = count_NCE.sum(0)
     bits = float(specialisation.mutual_information(table))
     entropy = specialisation.class_entropy(table)
-    test = _test(bits, chance)
+    test = tested(bits, chance)
     drawn = np.tensordot(r.draws, count_NCE, 1)
-    low, high = _recentred(specialisation.mutual_information(drawn), bits)
+    low, high = recentred(specialisation.mutual_information(drawn), bits)
     return {
         "bits": bits,
         "interval": (low, high),
@@ -169,9 +183,6 @@ def _information(
             (end - test["chance"]) / entropy if entropy else 0.0 for end in (low, high)
         ),
         "test": test,
-        "choices": dict(zip(labels, table.sum(1).astype(int).tolist(), strict=True)),
-        "share": dict(zip(labels, balance.shares(table).tolist(), strict=True)),
-        "uniform": 1 / r.layer.experts,
     }
 
 
@@ -188,7 +199,7 @@ def repetition(r: Routed) -> dict:
     for within in ("layer", "window"):
         drawn = order.repeated_shuffled(r.expert, within, SHUFFLES, SEED)
         for name, draws in zip(found, drawn, strict=True):
-            report[name][within] = _test(report[name]["value"], draws)
+            report[name][within] = tested(report[name]["value"], draws)
     return report
 
 
@@ -210,8 +221,8 @@ def pairs(r: Routed) -> dict | None:
         "matrix": matrix.tolist(),
         "uniform": (layer.top_k - 1) / (layer.experts - 1),
         "strongest": float(matrix.max()),
-        "interval": _recentred(again, float(matrix.max())),
-        "test": _test(float(matrix.max()), np.array(drawn)),
+        "interval": recentred(again, float(matrix.max())),
+        "test": tested(float(matrix.max()), np.array(drawn)),
     }
 
 
@@ -245,17 +256,18 @@ def alike(r: Routed, other: Routed) -> dict:
     value = matching.consistency(first, second)
     return {
         "value": value,
-        "test": _test(value, matching.by_chance(first, second, SHUFFLES, SEED)),
+        "test": tested(value, matching.by_chance(first, second, SHUFFLES, SEED)),
     }
 
 
-def _recentred(draws: np.ndarray, value: float) -> tuple[float, float]:
+def recentred(draws: np.ndarray, value: float) -> tuple[float, float]:
     """The interval of draws whose mean is not the value: a bootstrap adds its own noise to what
     can only grow by noise, as information and a maximum do."""
     return nulls.interval(draws - draws.mean() + value)
 
 
-def _test(observed: float, draws: np.ndarray) -> dict:
+def tested(observed: float, draws: np.ndarray) -> dict:
+    """The number against its draws under a null, without the number itself."""
     found = nulls.against(observed, draws).to_dict()
     del found["observed"]
     return found

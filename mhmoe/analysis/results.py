@@ -1,8 +1,10 @@
 """The results file: one JSON file of everything that was measured, which the pages read.
 
 schema    1
-models    name -> facts, text, and the numbers of ``mhmoe.analysis.report``
-findings  rows of ``mhmoe.analysis.findings``, derived from the models
+models    name -> facts, text or pictures, and the numbers of ``mhmoe.analysis.report`` and of
+          ``mhmoe.analysis.report_pictures``
+findings  rows of ``mhmoe.analysis.findings`` and of ``mhmoe.analysis.findings_pictures``, derived
+          from the models
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import math
 import re
 from pathlib import Path
 
-from mhmoe.analysis import findings
+from mhmoe.analysis import findings, findings_pictures
 
 SCHEMA = 1
 DIGITS = 6
@@ -40,7 +42,9 @@ def merged(content: dict, entries: dict[str, dict]) -> dict:
     """``content`` with these models in place of those of the same names; findings derived anew."""
     models = content["models"] | {name: rounded(entry) for name, entry in entries.items()}
     models = {name: models[name] for name in sorted(models)}
-    return {"schema": SCHEMA, "models": models, "findings": rounded(findings.derive(models))}
+    rows = findings.derive(models) + findings_pictures.derive(models)
+    rows.sort(key=findings.order)
+    return {"schema": SCHEMA, "models": models, "findings": rounded(rows)}
 
 
 def save(content: dict, path: Path) -> None:

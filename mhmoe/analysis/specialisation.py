@@ -35,8 +35,8 @@ def class_entropy(count_CE: np.ndarray) -> float:
 def of_windows(
     count_NE: np.ndarray, label_N: np.ndarray, classes: int, draws: int = 1000, seed: int = 0
 ) -> np.ndarray:
-    """[draws] mutual information when the labels of whole windows are permuted: their tokens
-    depend on each other, so they move together."""
+    """[draws] mutual information when the labels of whole windows (or whole objects of a picture)
+    are permuted: their tokens depend on each other, so they move together."""
     rng = np.random.default_rng(seed)
     return np.array(
         [

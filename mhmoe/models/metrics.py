@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mhmoe.layers import TRAINED, WhatIf
-from mhmoe.models.patches import random_mask, to_patches
+from mhmoe.models.patches import SPREAD, random_mask, to_patches
 from mhmoe.models.transformer import Run, Transformer
 
 BATCH = 16
@@ -68,7 +68,6 @@ def token_nats(output_BTV: Tensor, ids_BT: Tensor, masked_BT: Tensor | None = No
     ).view(len(ids_BT), ids_BT.shape[1] - 1)
 
 
-@torch.inference_mode()
 def image_metrics(
     model: Transformer,
     pictures: np.ndarray,
@@ -78,11 +77,35 @@ def image_metrics(
     what_if: WhatIf = TRAINED,
     captions: np.ndarray | None = None,
 ) -> dict:
-    """pictures [N, side, side, 3] uint8. Mean squared error of hidden patches, in units of the
-    pixel range 0..1, and the same for predicting each picture's mean visible colour. ``captions``
-    [N, L] token ids stand beside their pictures, whole."""
-    error = baseline = 0.0
-    hidden = 0
+    """Of :func:`picture_errors` the means over all pictures, and their ratio."""
+    error, baseline = picture_errors(
+        model, pictures, mask_ratio, seed, watch, what_if, captions=captions
+    )
+    return {
+        "masked_error": float(error.mean()),
+        "baseline_error": float(baseline.mean()),
+        "relative_error": float(error.sum() / baseline.sum()),
+        "images": len(pictures),
+        "patches": len(pictures) * round(mask_ratio * model.config.context),
+        "mask_ratio": mask_ratio,
+    }
+
+
+@torch.inference_mode()
+def picture_errors(
+    model: Transformer,
+    pictures: np.ndarray,
+    mask_ratio: float = 0.5,
+    seed: int = 0,
+    watch: Watch = lambda run: None,
+    what_if: WhatIf = TRAINED,
+    only_block: int | None = None,
+    captions: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """pictures [N, side, side, 3] uint8 -> [N] mean squared error of each one's hidden patches, in
+    units of the pixel range 0..1, and [N] the same for predicting its mean visible colour.
+    ``captions`` [N, L] token ids stand beside their pictures, whole."""
+    found = []
     for at in range(0, len(pictures), BATCH):
         chunk = pictures[at : at + BATCH]
         patches = to_patches(chunk, model.config.patch).to(next(model.parameters()).device)
@@ -92,28 +115,18 @@ def image_metrics(
         if captions is not None:
             caption = torch.from_numpy(captions[at : at + BATCH]).to(patches.device).long()
             every = F.pad(masked, (0, caption.shape[1]))
-        run = model(patches, caption, masked=every, what_if=what_if)
+        run = model(patches, caption, masked=every, what_if=what_if, only_block=only_block)
         watch(run)
-        guess = run.output
         visible = (~masked)[..., None].float()
         colours = patches.unflatten(-1, (-1, 3))
         mean = (colours.mean(2) * visible).sum(1) / visible.sum(1)  # [B, 3]
         flat = (colours - mean[:, None, None]).square().flatten(2).mean(-1)
-        error += float((guess - patches).square().mean(-1)[masked].sum())
-        baseline += float(flat[masked].sum())
-        hidden += int(masked.sum())
-    scale = 0.25**2  # patches are in units of 0.25 of the pixel range
-    return {
-        "masked_error": error / hidden * scale,
-        "baseline_error": baseline / hidden * scale,
-        "relative_error": error / baseline,
-        "images": len(pictures),
-        "patches": hidden,
-        "mask_ratio": mask_ratio,
-    }
+        both = torch.stack([(run.output - patches).square().mean(-1), flat]) * masked
+        found.append(both.sum(-1).cpu().numpy() / masked[0].sum().item())
+    error, baseline = np.concatenate(found, 1).astype(float) * SPREAD**2
+    return error, baseline
 
 
-@torch.inference_mode()
 def class_metrics(
     model: Transformer,
     pictures: np.ndarray,
@@ -123,12 +136,7 @@ def class_metrics(
 ) -> dict:
     """pictures [N, side, side, 3] uint8 and the class of each [N]: how many of the whole pictures
     get their class, and the share that guessing one class at random would get."""
-    correct = 0
-    for at in range(0, len(pictures), BATCH):
-        patches = to_patches(pictures[at : at + BATCH], model.config.patch)
-        run = model(patches.to(next(model.parameters()).device), what_if=what_if)
-        watch(run)
-        correct += int((run.classes.argmax(-1).cpu().numpy() == classes[at : at + BATCH]).sum())
+    correct = int((class_guesses(model, pictures, watch, what_if) == classes).sum())
     return {
         "class_accuracy": correct / len(pictures),
         "class_chance": 1 / model.config.classes,
@@ -193,6 +201,40 @@ def pair_metrics(
     return numbers | caption_metrics(
         model, pictures, captions, filled, sizes, mask_ratio, watch=watch
     )
+
+
+@torch.inference_mode()
+def class_guesses(
+    model: Transformer,
+    pictures: np.ndarray,
+    watch: Watch = lambda run: None,
+    what_if: WhatIf = TRAINED,
+    only_block: int | None = None,
+) -> np.ndarray:
+    """[N] the class that the model gives each whole picture."""
+    found = []
+
+    def guess(run: Run) -> None:
+        watch(run)
+        found.append(run.classes.argmax(-1).cpu().numpy())
+
+    whole_pictures(model, pictures, guess, what_if, only_block)
+    return np.concatenate(found)
+
+
+@torch.inference_mode()
+def whole_pictures(
+    model: Transformer,
+    pictures: np.ndarray,
+    watch: Watch,
+    what_if: WhatIf = TRAINED,
+    only_block: int | None = None,
+) -> None:
+    """Run the model on pictures of which nothing is hidden, for what ``watch`` makes of it."""
+    for at in range(0, len(pictures), BATCH):
+        patches = to_patches(pictures[at : at + BATCH], model.config.patch)
+        patches = patches.to(next(model.parameters()).device)
+        watch(model(patches, what_if=what_if, only_block=only_block))
 
 
 def _chunks(model: Transformer, windows: np.ndarray):
