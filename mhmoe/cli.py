@@ -13,7 +13,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -551,13 +552,12 @@ def run_bench(args: argparse.Namespace) -> None:
 
 def run_training(args: argparse.Namespace) -> None:
     from mhmoe.models.device import describe
-    from mhmoe.training.loop import open_tokenizer
     from mhmoe.training.processes import joined
 
     with joined() as world:
         recipe, device = world.together(lambda: _asked(args, world))
         if recipe.data == "text":  # learned by the first process where there is none
-            world.first(lambda: open_tokenizer(args.text_dir, recipe.model.vocabulary))
+            world.first(lambda: _learn_tokenizer(recipe, args.text_dir))
         job = world.together(lambda: _open_job(recipe, args, device, world))
         say = partial(print, flush=True) if world.rank == 0 else _nothing
         if args.fresh:
@@ -582,22 +582,35 @@ def _nothing(*ignored: object) -> None:
 
 def _asked(args: argparse.Namespace, world: World) -> tuple[Recipe, torch.device]:
     from mhmoe.models.device import choose
-    from mhmoe.training import recipe as recipes
+    from mhmoe.training.recipe import Recipe
 
-    recipe = recipes.Recipe.load(args.recipe, args.seed)
+    recipe = Recipe.load(args.recipe, args.seed)
     if recipe.data == "text" and args.text_dir is None:
         raise Usage(f"The recipe {recipe.name} trains on text; name its folder with --text-dir.")
     return recipe, world.device(choose(args.device))
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Failed(f"The run cannot be started: {error}.") from None
+
+
+def _learn_tokenizer(recipe: Recipe, text_dir: Path) -> None:
+    from mhmoe.training.loop import open_tokenizer
+
+    with _starting():
+        open_tokenizer(text_dir, recipe.model.vocabulary)
 
 
 def _open_job(recipe: Recipe, args: argparse.Namespace, device: torch.device, world: World) -> Job:
     from mhmoe.training.loop import Job
 
     state = args.state or state_folder()
-    try:
+    with _starting():
         return Job(recipe, state, text_dir=args.text_dir, device=device, world=world)
-    except OSError as error:
-        raise Failed(f"The run cannot be started: {error}.") from None
 
 
 def _run(job: Job) -> None:
