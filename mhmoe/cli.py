@@ -13,7 +13,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -603,12 +604,11 @@ def run_bench(args: argparse.Namespace) -> None:
 def run_training(args: argparse.Namespace) -> None:
     from mhmoe.models.device import describe
     from mhmoe.training.processes import joined
-    from mhmoe.training.tasks import open_tokenizer
 
     with joined() as world:
         recipe, device = world.together(lambda: _asked(args, world))
         if recipe.data == "text":  # learned by the first process where there is none
-            world.first(lambda: open_tokenizer(args.text_dir, recipe.model.vocabulary))
+            world.first(lambda: _learn_tokenizer(recipe, args.text_dir))
         job = world.together(lambda: _open_job(recipe, args, device, world))
         say = partial(print, flush=True) if world.rank == 0 else _nothing
         if recipe.data == "text":
@@ -635,9 +635,9 @@ def _nothing(*ignored: object) -> None:
 
 def _asked(args: argparse.Namespace, world: World) -> tuple[Recipe, torch.device]:
     from mhmoe.models.device import choose
-    from mhmoe.training import recipe as recipes
+    from mhmoe.training.recipe import Recipe
 
-    recipe = recipes.Recipe.load(args.recipe, args.seed)
+    recipe = Recipe.load(args.recipe, args.seed)
     if args.ship is not None:
         recipe = replace(recipe, ship=args.ship)
     if recipe.data == "text" and args.text_dir is None:
@@ -645,14 +645,27 @@ def _asked(args: argparse.Namespace, world: World) -> tuple[Recipe, torch.device
     return recipe, world.device(choose(args.device))
 
 
+@contextmanager
+def _starting() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Failed(f"The run cannot be started: {error}.") from None
+
+
+def _learn_tokenizer(recipe: Recipe, text_dir: Path) -> None:
+    from mhmoe.training.tasks import open_tokenizer
+
+    with _starting():
+        open_tokenizer(text_dir, recipe.model.vocabulary)
+
+
 def _open_job(recipe: Recipe, args: argparse.Namespace, device: torch.device, world: World) -> Job:
     from mhmoe.training.loop import Job
 
     state = args.state or state_folder()
-    try:
+    with _starting():
         return Job(recipe, state, text_dir=args.text_dir, device=device, world=world)
-    except OSError as error:
-        raise Failed(f"The run cannot be started: {error}.") from None
 
 
 def _say_other_text(job: Job, say: Callable[[str], None]) -> None:

@@ -464,6 +464,17 @@ def test_other_ways_stand_beside_float32(small, monkeypatch):
     assert set(dtypes[8:]) == {torch.float32}
 
 
+def test_a_machine_without_a_compiler_leaves_its_row_empty(small, monkeypatch):
+    def forward(*inputs, **named):
+        raise RuntimeError("no compiler")
+
+    # as torch does, which compiles at the first call
+    monkeypatch.setattr(Transformer, "compile", lambda model: setattr(model, "forward", forward))
+    (row,) = train.measure(["compiled"], runs=1)
+    assert row.pop("name") == "text-e8, compiled: float32 (not here: RuntimeError)"
+    assert set(row.values()) == {None}
+
+
 def test_an_unknown_row_lists_the_known(capsys):
     assert main(["bench", "train", "--only", "cake"]) == 2
     assert "unknown 'cake'; known are text-e8, " in capsys.readouterr().err

@@ -172,8 +172,10 @@ def test_a_full_disk_keeps_the_state_before(error, tmp_path, text_dir, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save_file", full)
-        with pytest.raises(TrainingError, match=r"could not be written .*No space left.* is kept"):
+        with pytest.raises(TrainingError, match=r"state could not be .*No space left.* is kept"):
             job.run()
+        with pytest.raises(TrainingError, match=r"snapshot of step 4 could .*No space .* is kept"):
+            job.save_snapshot()
     kept = Job(tiny(), tmp_path, text_dir=text_dir)
     assert kept.resume()
     assert kept.step == 2
