@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tiny import CLASSES, IMAGE, TINY
 
 from mhmoe import cli
@@ -18,8 +20,7 @@ from mhmoe.models import checkpoint, engine, metrics
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.images import DecodedImage
 from mhmoe.models.transformer import Transformer
-from mhmoe.training import measure, measure_images, scenes, tasks
-from mhmoe.training.loop import Job
+from mhmoe.training import measure, measure_images, scenes
 from mhmoe.training.recipe import Recipe
 
 MIXED = MoEConfig(d_model=16, d_ff=8, experts=4, router="soft-moe", slots=2)
@@ -36,8 +37,6 @@ def _quick(monkeypatch, models):
     monkeypatch.setattr(measure, "REMOVALS", 8)
     monkeypatch.setattr(report, "BOOTSTRAP", 50)
     monkeypatch.setattr(report, "SHUFFLES", 10)
-    monkeypatch.setattr(tasks, "VALIDATION", 2)
-    monkeypatch.setattr(tasks, "CLASSIFIED", 2)
 
 
 @pytest.fixture
@@ -50,10 +49,19 @@ def pictures() -> measure_images.Pictures:
     return measure_images.drawn(TINY["image-smoe"])
 
 
-def run_of(folder, config: ModelConfig, seed: int = 1) -> None:
-    """A trained run of two steps with a snapshot after the first."""
-    facts = dict(steps=2, batch=4, learning_rate=1e-2, seed=seed, warmup=1, snapshots=(1,))
-    Job(Recipe(name="image-tiny", model=config, data="image", **facts), folder).run()
+def run_of(folder: Path, config: ModelConfig, seed: int) -> None:
+    """A finished run as training leaves it: weights, and a snapshot that differs a little."""
+    facts = dict(steps=2, batch=4, learning_rate=1e-2, seed=seed, snapshots=(1,))
+    recipe = Recipe(name="image-tiny", model=config, data="image", **facts)
+    for name in ("last", "snapshots"):
+        (folder / f"image-tiny-{seed}" / name).mkdir(parents=True)
+    run = folder / f"image-tiny-{seed}"
+    state = json.dumps({"step": 2, "recipe": recipe.to_dict()})
+    (run / "last" / "state.json").write_text(state)
+    weights = Transformer(config, seed).state_dict()
+    save_file({f"model.{k}": v for k, v in weights.items()}, run / "last" / "state.safetensors")
+    earlier = {name: 0.9 * value for name, value in weights.items()}
+    save_file(earlier, run / "snapshots" / "000001.safetensors")
 
 
 # ---------------------------------------------------------------------------- the scenes

@@ -284,6 +284,7 @@ def entry_of(gain: float, spread: float, busy: float, before: float) -> dict:
     along = {"distinct": number(busy) | {"shift": chance, "picture": chance}}
     return {
         "command": "",
+        "facts": {"recipe": "m", "seed": 1, "experts": 8, "heads": 4, "router": "linear"},
         "pictures": {"tokens": 8},
         "attributes": [{"spread": number(spread) | {"test": chance}}],
         "complexity": [along],
