@@ -207,21 +207,30 @@ def measure(
         entry["treebanks"] = words.facts
         entry["command"] += " --treebanks TREEBANKS"
     entry["repetition"] = [report.repetition(r) for r in opened]
+    entry |= relatives(subject, text, device, say)
+    say(f"{subject.name}: every expert removed, and {len(FACTORS)} capacities")
+    entry["removal"] = removal(model, text)
+    entry["capacity"] = capacity(model, text)
+    return entry
+
+
+def relatives(
+    subject: Subject, text: HeldOut, device: torch.device | str, say: Callable[[str], None]
+) -> dict:
+    """Against its own snapshots and its other seeds, where it has any, on a part of the windows."""
     few = text.part(FEW)
     group = text.language[few]
 
     def route(one: Transformer) -> list[LayerTrace]:
         return routed(one, text.windows[few])[1]
 
+    entry = {}
     if subject.snapshots:
         say(f"{subject.name}: {len(subject.snapshots)} snapshots")
         entry["over_time"] = over_time(subject, moments(subject, route, device), group)
     if subject.seeds:
         say(f"{subject.name}: against {len(subject.seeds)} other seeds")
         entry["other_seeds"] = other_seeds(subject, route, group, device)
-    say(f"{subject.name}: every expert removed, and {len(FACTORS)} capacities")
-    entry["removal"] = removal(model, text)
-    entry["capacity"] = capacity(model, text)
     return entry
 
 
