@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -34,14 +34,18 @@ def text_metrics(
             f"{model.config.context} tokens; give more text."
         )
     nats = 0.0
-    for chunk in _chunks(model, windows):
+    for chunk in chunks(model, windows):
         run = model(chunk)
         watch(run)
         nats += float(token_nats(run.output, chunk).sum())
     targets = windows[:, 1:]
-    tokens, size = int(targets.size), int(sizes[targets].sum())
+    return per_byte(nats, int(targets.size), int(sizes[targets].sum()))
+
+
+def per_byte(nats: float, tokens: int, size: int) -> dict:
+    """The numbers of a text of so many predicted tokens and ``size`` bytes, from its nats."""
     return {
-        "bits_per_byte": nats / np.log(2) / size,
+        "bits_per_byte": float(nats / np.log(2) / size),
         "perplexity": float(np.exp(nats / tokens)),
         "tokens": tokens,
         "bytes": size,
@@ -118,7 +122,8 @@ def class_metrics(
     }
 
 
-def _chunks(model: Transformer, windows: np.ndarray):
+def chunks(model: Transformer, windows: np.ndarray) -> Iterator[Tensor]:
+    """Token ids of ``BATCH`` windows at a time, on the model's device."""
     device = next(model.parameters()).device
     for at in range(0, len(windows), BATCH):
         yield torch.from_numpy(windows[at : at + BATCH]).to(device).long()
