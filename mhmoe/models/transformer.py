@@ -19,12 +19,14 @@ class Run:
     output   [B, T, V] logits (text) or [B, T, patch values] (image)
     classes  [B, classes] logits of the whole picture, where the model has classes
     routing  per MoE block; vectors likewise, kept only when asked for
+    stream   [B, T, D] what each block reads, and what the last one leaves; kept with vectors
     """
 
     output: Tensor
     classes: Tensor | None = None
     routing: list[Routing] = field(default_factory=list)
     vectors: list[dict[str, Tensor]] = field(default_factory=list)
+    stream: list[Tensor] = field(default_factory=list)
 
 
 class Attention(nn.Module):
@@ -129,6 +131,8 @@ class Transformer(nn.Module):
         x = x + self.position[: x.shape[1]]
         run = Run(x)
         for i, block in enumerate(self.blocks):
+            if with_vectors:
+                run.stream.append(x)
             x = x + block.attention(block.attention_norm(x))
             if self.config.moe is None:
                 x = x + block.ffn(block.ffn_norm(x))
@@ -144,6 +148,8 @@ class Transformer(nn.Module):
             run.routing.append(routing)
             if with_vectors:
                 run.vectors.append(vectors)
+        if with_vectors:
+            run.stream.append(x)
         x = self.norm(x)
         run.output = x @ self.embed.weight.T if self.config.kind == "text" else self.output(x)
         if self.config.classes:
