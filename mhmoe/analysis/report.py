@@ -12,7 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mhmoe.analysis import balance, diversity, matching, nulls, order, routing, specialisation
+from mhmoe.analysis import (
+    balance,
+    collapse,
+    diversity,
+    matching,
+    nulls,
+    order,
+    routing,
+    specialisation,
+)
 from mhmoe.trace import LayerTrace
 
 SEED = 0
@@ -127,6 +136,25 @@ def diverse(r: Routed) -> dict:
     return report
 
 
+# ------------------------------------------------------------------------ collapse
+
+
+def collapsed(r: Routed, x_SD: np.ndarray) -> dict:
+    """X-MoE's RC of the vectors that the layer's router read, by first choice; chance: the same
+    sub-tokens dealt out anew among the experts."""
+    E, N = r.layer.experts, len(r.group)
+    x_NRD = x_SD.reshape(N, -1, x_SD.shape[-1])
+    first = r.layer.expert[:, 0].reshape(N, -1)
+    of = collapse.moments(x_NRD, first, E)
+    value = float(collapse.rc(of.drawn(np.ones(N))))
+    spread = np.log(collapse.rc(of.drawn(r.draws)))
+    return {
+        "value": value,
+        "interval": tuple(np.exp(_recentred(spread, np.log(value))).tolist()),
+        "test": _test(value, collapse.by_chance(x_NRD, first, E, SHUFFLES, SEED)),
+    }
+
+
 # ------------------------------------------------------------------------ specialisation
 
 
@@ -230,7 +258,10 @@ def over_time(steps: Sequence[int], choices: Sequence[np.ndarray], r: Routed) ->
                 "uniform": layer.top_k / layer.experts,
                 "demand": order.overlap_chance(now, layer.expert, layer.experts),
             },
-            "changed_next": order.changed(now, after),
+            "changed_next": {
+                **r.mean(order.changed(now, after)),
+                "demand": order.changed_chance(now, after, layer.experts),
+            },
         }
         for step, now, after in zip(steps, choices, later, strict=True)
     ]
@@ -242,10 +273,15 @@ def over_time(steps: Sequence[int], choices: Sequence[np.ndarray], r: Routed) ->
 def alike(r: Routed, other: Routed) -> dict:
     """Two seeds' experts of one layer, matched; chance: the tokens of one run dealt out anew."""
     first, second = (one.hits.reshape(-1, one.layer.experts) for one in (r, other))
-    value = matching.consistency(first, second)
+    partner = matching.matched(first, second)
+    value, load = matching.agreement(first, second, partner)
+    chance = matching.by_chance(first, second, SHUFFLES, SEED)
+    windows = matching.per_window(r.hits, other.hits[..., partner])
     return {
         "value": value,
-        "test": _test(value, matching.by_chance(first, second, SHUFFLES, SEED)),
+        "interval": nulls.interval(matching.correlated(r.draws @ windows).mean(-1)),
+        "test": _test(value, chance[:, 0]),
+        "load": {"value": load, "test": _test(load, chance[:, 1])},
     }
 
 

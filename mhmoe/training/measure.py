@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,13 @@ from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Run, Transformer
 from mhmoe.trace import TOKEN_CHOICE, LayerTrace
-from mhmoe.training import treebanks, wordlists
+from mhmoe.training import probes, treebanks, wordlists
 from mhmoe.training.text import LANGUAGES, TextData
 
 WINDOWS = 32  #: windows of each language
 FEW = 8  #: of these, where a model runs many times
 REMOVALS = 32  #: runs over FEW windows that removing one expert at a time may cost
+LOSSES = ("balance", "importance", "smooth_load", "z")  #: weights in a recipe
 FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  #: of capacity
 CLASSES = (
     "punctuation",
@@ -122,7 +124,7 @@ def shipped() -> list[Subject]:
             card["name"],
             ModelConfig.from_dict(card["config"]),
             checkpoint.folder() / card["file"],
-            {"recipe": card["name"], "seed": card.get("seed")},
+            {"recipe": card["name"], "seed": card.get("seed"), **_trained(card.get("recipe"))},
         )
         for card in cards
         if card["config"]["kind"] == "text"
@@ -150,7 +152,7 @@ def finished(runs: Path) -> list[Subject]:
                 folder.name,
                 config,
                 path.parent / "state.safetensors",
-                {"recipe": recipe["name"], "seed": recipe["seed"], "steps": recipe["steps"]},
+                {**_trained(recipe), "steps": recipe["steps"]},
                 tuple((int(one.stem), one) for one in saved),
             )
         )
@@ -158,6 +160,14 @@ def finished(runs: Path) -> list[Subject]:
         replace(s, seeds=tuple(o for o in found if o is not s and _same_recipe(s, o)))
         for s in found
     ]
+
+
+def _trained(recipe: dict | None) -> dict:
+    """What a comparison has to know of a recipe, if it is known."""
+    if not recipe:
+        return {}
+    weights = {name: recipe.get(name, 0.0) for name in LOSSES}
+    return {"recipe": recipe["name"], "seed": recipe["seed"], "losses": weights}
 
 
 def _same_recipe(a: Subject, b: Subject) -> bool:
@@ -311,11 +321,13 @@ def measure(
         "text": text.facts,
         "quality": quality(nats, text),
     }
+    entry["probes"] = probes.of(model, subject.facts["seed"] or 0, text, words)
     if not layers or layers[0].assignment != TOKEN_CHOICE:
         return entry
     opened = report.opened(layers, text.language)
     entry["layers"] = [layer.layer for layer in layers]
     entry["balance"] = [report.balanced(r) for r in opened]
+    entry["collapse"] = probes.collapse(model, text.windows, opened)
     entry["activation"] = report.activation(opened)
     if layers[0].heads > 1:
         entry["diversity"] = [report.diverse(r) for r in opened]
@@ -354,6 +366,9 @@ def shape(model: Transformer) -> dict:
     return {
         **model.counts(),
         "router": c.router,
+        "gate": moe.gate if moe else "none",
+        "score": moe.score if moe else "none",
+        "shared": moe.shared if moe else 0,
         "blocks": c.blocks,
         "d_model": c.d_model,
         "experts": moe.experts if moe else 0,
@@ -373,11 +388,8 @@ def quality(nats: np.ndarray, text: HeldOut) -> dict:
     def numbers(rows: np.ndarray) -> dict:
         draws = nulls.resampled(text.language[rows], report.BOOTSTRAP, report.SEED)
         return {
-            "bits_per_byte": float(bits[rows].sum() / size[rows].sum()),
+            **metrics.per_byte(nats[rows].sum(), len(rows) * tokens, int(size[rows].sum())),
             "interval": nulls.interval(draws @ bits[rows] / (draws @ size[rows])),
-            "perplexity": float(np.exp(nats[rows].mean() / tokens)),
-            "tokens": len(rows) * tokens,
-            "bytes": int(size[rows].sum()),
         }
 
     return {
@@ -403,6 +415,7 @@ def over_time(subject: Subject, text: HeldOut, device: torch.device | str = "cpu
     steps = [step for step, _ in subject.snapshots]
     return {
         "steps": subject.facts["steps"],
+        "at": steps,
         "tokens": int(windows.size),
         "layers": [
             report.over_time(steps, [layers[i].expert for layers in earlier], r)
@@ -412,7 +425,12 @@ def over_time(subject: Subject, text: HeldOut, device: torch.device | str = "cpu
 
 
 def other_seeds(subject: Subject, text: HeldOut, device: torch.device | str = "cpu") -> dict:
-    """How alike this run and each other seed divide the text, on a part of the windows."""
+    """How alike this run and each other seed divide the text, on a part of the windows. Raises
+    MeasureError."""
+    if find_spec("scipy") is None:
+        raise MeasureError(
+            "Seeds are compared with scipy, which is not installed: pip install scipy==1.17.1"
+        )
     rows = text.part(FEW)
     windows = text.windows[rows]
 

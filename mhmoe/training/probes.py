@@ -1,0 +1,158 @@
+"""What a model's vectors tell, without training it further: linear probes, and RC of its experts.
+
+A linear probe (Alain and Bengio 2016, arXiv 1610.01644) stands in for the tasks on which papers
+fine-tune: multinomial logistic regression on the frozen residual stream of one token. Its accuracy
+is given beside
+
+    majority   always the most frequent class of the training part
+    control    the same probe for labels that each token id draws once by chance: what it can learn
+               by heart (Hewitt and Liang 2019, arXiv 1909.03368); accuracy less control is their
+               selectivity
+    untrained  the same probe on the same model before its first step
+
+Training and test windows are the first and second half of each language, so no sentence is in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mhmoe.analysis import nulls, report
+from mhmoe.models import metrics
+from mhmoe.models.transformer import Transformer
+
+if TYPE_CHECKING:
+    from mhmoe.training.measure import HeldOut
+
+DECAY = 1e-3  #: of the squared weights, half of it beside the mean cross-entropy
+STEPS = 60  #: of L-BFGS at most
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """windows [N, T] token ids and what is asked of each, label [N, T], -1 for nothing; language
+    [N] of the windows."""
+
+    windows: np.ndarray
+    label: np.ndarray
+    language: np.ndarray
+
+    @property
+    def taught(self) -> np.ndarray:
+        """[N] True for the first half of each language's windows."""
+        found = np.zeros(len(self.language), bool)
+        for language in np.unique(self.language):
+            rows = np.flatnonzero(self.language == language)
+            found[rows[: len(rows) // 2]] = True
+        return found
+
+    def control(self) -> np.ndarray:
+        """[N, T] labels that every token id draws once, as often as the taught labels occur."""
+        known = self.label[self.taught]
+        share = np.bincount(known[known >= 0]) / (known >= 0).sum()
+        rng = np.random.default_rng(report.SEED)
+        drawn = rng.choice(len(share), self.windows.max() + 1, p=share)
+        return np.where(self.label >= 0, drawn[self.windows], -1)
+
+
+def of(model: Transformer, seed: int, text: HeldOut, words: HeldOut | None = None) -> dict:
+    """The language of each token of ``text``, and the word class of each of ``words``, treebanks;
+    ``seed`` is that from which the model was trained."""
+    untrained = Transformer(model.config, seed).to(next(model.parameters()).device).eval()
+    language = np.repeat(text.language[:, None], text.windows.shape[1], 1)
+    tasks = {"language": Task(text.windows, language, text.language)}
+    if words:
+        tasks["word_class"] = Task(words.windows, words.kind, words.language)
+    return {name: probed(model, untrained, task) for name, task in tasks.items()}
+
+
+def probed(model: Transformer, untrained: Transformer, task: Task) -> dict:
+    """One task on what the last block of both models leaves."""
+    trained, plain = (features(one, task.windows) for one in (model, untrained))
+    known = task.label[task.taught]
+    most = np.bincount(known[known >= 0]).argmax()
+    asked = task.label[~task.taught]
+    mine, control = (accuracy(trained, y, task) for y in (task.label, task.control()))
+    return {
+        "accuracy": mine,
+        "control": control,
+        "selectivity": mine["value"] - control["value"],
+        "untrained": accuracy(plain, task.label, task),
+        "majority": float((asked[asked >= 0] == most).mean()),
+        "taught": int((known >= 0).sum()),
+        "tokens": int((asked >= 0).sum()),
+    }
+
+
+@torch.no_grad()
+def features(model: Transformer, windows: np.ndarray) -> Tensor:
+    """[N, T, D] the residual stream after the last block, to which every layer has added."""
+    chunks = metrics.chunks(model, windows)
+    return torch.cat([model(ids, with_vectors=True).stream[-1] for ids in chunks])
+
+
+def accuracy(x_NTD: Tensor, label_NT: np.ndarray, task: Task) -> dict:
+    """Of a probe that learns from the taught windows, on the others; interval over windows."""
+    taught = task.taught
+    label = torch.from_numpy(label_NT).to(x_NTD.device).long()
+    learn = torch.from_numpy(taught).to(x_NTD.device)[:, None] & (label >= 0)
+    weight = fitted(x_NTD[learn], label[learn])
+    right = ((_with_one(x_NTD) @ weight).argmax(-1) == label).cpu().numpy()[~taught]
+    asked = label_NT[~taught] >= 0
+    correct, count = (right & asked).sum(1), asked.sum(1)
+    draws = nulls.resampled(task.language[~taught], report.BOOTSTRAP, report.SEED)
+    return {
+        "value": float(correct.sum() / count.sum()),
+        "interval": nulls.interval(draws @ correct / (draws @ count)),
+    }
+
+
+def fitted(x_RD: Tensor, label_R: Tensor) -> Tensor:
+    """[D + 1, classes] weights of multinomial logistic regression, the last row the bias: for
+    scores of vectors with a one at their end. A convex problem, solved from zero by L-BFGS."""
+    mean, deviation = x_RD.mean(0), x_RD.std(0).clamp_min(1e-6)
+    x = _with_one((x_RD - mean) / deviation)
+    weight = x.new_zeros(x.shape[1], int(label_R.max()) + 1, requires_grad=True)
+    solver = torch.optim.LBFGS([weight], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        found = F.cross_entropy(x @ weight, label_R) + DECAY / 2 * weight[:-1].square().sum()
+        found.backward()
+        return found
+
+    solver.step(loss)
+    slope = weight.detach()[:-1] / deviation[:, None]
+    return torch.cat([slope, weight.detach()[-1:] - mean @ slope])
+
+
+def _with_one(x: Tensor) -> Tensor:
+    return F.pad(x, (0, 1), value=1.0)
+
+
+# ------------------------------------------------------------------------ experts
+
+
+@torch.inference_mode()
+def router_inputs(model: Transformer, windows: np.ndarray) -> list[np.ndarray]:
+    """[S, D/H] of every MoE layer: the sub-tokens as its router reads them."""
+    kept: list[list[Tensor]] = [[] for _ in model.moe_layers]
+    for ids in metrics.chunks(model, windows):
+        for those, found in zip(kept, model(ids, with_vectors=True).vectors, strict=True):
+            those.append(found["wide"].flatten(0, 1).cpu())
+    return [
+        torch.cat(those).reshape(-1, layer.config.d_head).numpy()
+        for those, (_, layer) in zip(kept, model.moe_layers, strict=True)
+    ]
+
+
+def collapse(model: Transformer, windows: np.ndarray, opened: list[report.Routed]) -> list[dict]:
+    """RC of every layer; ``opened``: its choices in the same windows."""
+    inputs = router_inputs(model, windows)
+    return [report.collapsed(r, x) for r, x in zip(opened, inputs, strict=True)]
