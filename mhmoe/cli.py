@@ -191,6 +191,11 @@ def _measure_options(measure: argparse.ArgumentParser) -> None:
         help="also measure words of two meanings, by the lists in this folder",
     )
     measure.add_argument(
+        "--costs",
+        action="store_true",
+        help="also measure time and memory, which hold for this machine only",
+    )
+    measure.add_argument(
         "--out",
         metavar="FILE",
         type=Path,
@@ -498,6 +503,7 @@ def run_measuring(args: argparse.Namespace) -> None:
                 say=lambda s: print(s, flush=True),
                 words=words,
                 lists=args.words,
+                with_costs=args.costs,
             )
             content = results.merged(content, {subject.name: entry})
             results.save(content, args.out)  # after each: a stopped command keeps what it has

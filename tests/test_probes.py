@@ -121,3 +121,9 @@ def test_an_entry_tells_probe_control_floor_and_majority(models, text_dir):
     assert row["selectivity"] == row["accuracy"]["value"] - row["control"]["value"]
     assert row["taught"] + row["tokens"] == text.windows.size
     assert row["accuracy"]["value"] > 2 / 6  # six alphabets and many numbers, of two sentences each
+
+
+def test_one_window_of_each_language_teaches_nothing(models, text_dir, monkeypatch):
+    monkeypatch.setattr(measure, "WINDOWS", 1)
+    (subject,) = measure.subjects(["text-smoe"])
+    assert measure.measure(subject, measure.held_out(text_dir, subject.config))["probes"] == {}

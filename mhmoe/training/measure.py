@@ -30,7 +30,7 @@ from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Run, Transformer
 from mhmoe.trace import TOKEN_CHOICE, LayerTrace
-from mhmoe.training import probes, treebanks, wordlists
+from mhmoe.training import costs, probes, treebanks, wordlists
 from mhmoe.training.text import LANGUAGES, TextData
 
 WINDOWS = 32  #: windows of each language
@@ -309,9 +309,11 @@ def measure(
     say: Callable[[str], None] = lambda sentence: None,
     words: HeldOut | None = None,
     lists: Path | None = None,
+    with_costs: bool = False,
 ) -> dict:
     """Everything about one model; ``words``: treebanks, for the classes of words; ``lists``: the
-    folder of ``mhmoe.training.wordlists``. Raises MeasureError, CorpusError."""
+    folder of ``mhmoe.training.wordlists``; ``with_costs``: time and memory as well, which differ
+    from machine to machine. Raises MeasureError, CorpusError."""
     model = subject.model(device=device)
     say(f"{subject.name}: {text.windows.size:,} tokens of {len(LANGUAGES)} languages")
     nats, layers = routed(model, text.windows)
@@ -321,6 +323,9 @@ def measure(
         "text": text.facts,
         "quality": quality(nats, text),
     }
+    if with_costs:
+        entry["costs"] = costs.costs(model, text.windows)
+        entry["command"] += " --costs"
     entry["probes"] = probes.of(model, subject.facts["seed"] or 0, text, words)
     if not layers or layers[0].assignment != TOKEN_CHOICE:
         return entry

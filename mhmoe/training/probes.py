@@ -63,13 +63,15 @@ class Task:
 
 def of(model: Transformer, seed: int, text: HeldOut, words: HeldOut | None = None) -> dict:
     """The language of each token of ``text``, and the word class of each of ``words``, treebanks;
-    ``seed`` is that from which the model was trained."""
+    ``seed`` is that from which the model was trained. What has one window of each language only
+    can teach nothing and is left out."""
     untrained = Transformer(model.config, seed).to(next(model.parameters()).device).eval()
     language = np.repeat(text.language[:, None], text.windows.shape[1], 1)
     tasks = {"language": Task(text.windows, language, text.language)}
     if words:
         tasks["word_class"] = Task(words.windows, words.kind, words.language)
-    return {name: probed(model, untrained, task) for name, task in tasks.items()}
+    asked = {name: task for name, task in tasks.items() if task.taught.any()}
+    return {name: probed(model, untrained, task) for name, task in asked.items()}
 
 
 def probed(model: Transformer, untrained: Transformer, task: Task) -> dict:
