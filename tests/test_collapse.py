@@ -7,7 +7,6 @@ import pytest
 
 from mhmoe.analysis import collapse, report
 from mhmoe.analysis.collapse import Moments, moments, rc
-from mhmoe.trace import LayerTrace
 
 
 def all_of(x_NRD: np.ndarray, expert_NR: np.ndarray, experts: int) -> Moments:
@@ -77,36 +76,10 @@ def test_planted_clusters_lie_far_below_chance_and_no_clusters_do_not():
     assert low < rc(all_of(noise, expert, 5)) < high
 
 
-def test_the_interval_of_a_layer_holds_its_number(layer_of):
+def test_the_interval_of_a_layer_holds_its_number():
     x, expert = clusters(1.0)
-    (r,) = report.opened([layer_of(expert.reshape(-1, 1), 5)], np.arange(2).repeat(5))
-    found = report.collapsed(r, x.reshape(-1, 8))
+    found = report.collapsed(x, expert, 5, np.arange(2).repeat(5))
     low, high = found["interval"]
     assert found["value"] == pytest.approx(float(rc(all_of(x, expert, 5))))
     assert 0 < low < found["value"] < high < found["test"]["low"]
     assert found["test"]["p"] < 0.05
-
-
-@pytest.fixture
-def layer_of():
-    def made(expert_SK: np.ndarray, experts: int) -> LayerTrace:
-        gate = np.ones(expert_SK.shape)
-        demand = np.bincount(expert_SK.ravel(), minlength=experts)
-        flat = np.full((len(expert_SK), experts), 1 / experts)
-        return LayerTrace(
-            layer=0,
-            router="linear",
-            experts=experts,
-            top_k=expert_SK.shape[1],
-            heads=1,
-            capacity=None,
-            logits=flat,
-            probs=flat,
-            expert=expert_SK,
-            gate=gate,
-            demand=demand,
-            load=demand,
-            importance=demand,
-        )
-
-    return made

@@ -154,15 +154,31 @@ def number(value: float, wide: float = 0.0) -> dict:
 
 
 def test_collapse_is_compared_as_a_ratio():
-    two = ([number(8.0, 1), number(2.0)], [number(16.0, 2), number(8.0)])
-    row = derived(x_moe(collapse=two))["xmoe-smoe-collapse"]
+    def layers(*values: float, wide: float = 0.0, start: float = 8.0) -> list[dict]:
+        return [number(value, wide) | {"untrained": number(start)} for value in values]
+
+    plain, other = layers(8.0, 2.0, wide=1), layers(16.0, 8.0, wide=1, start=64.0)
+    rows = derived(x_moe(collapse=(plain, other)))
+    row = rows["xmoe-smoe-collapse"]
     assert row["ours"] == pytest.approx(np.log([2, 4]).mean())
     assert row["verdict"] == "reproduced"
-    low, high = row["interval"]
-    assert low == pytest.approx(np.log([14 / 9, 8 / 2]).mean())
-    assert high > row["ours"]
-    same = derived(x_moe(collapse=(two[0], two[0])))["xmoe-smoe-collapse"]
+    assert row["interval"][0] == pytest.approx(np.log([15 / 9, 7 / 3]).mean())
+    # from 8 to 8 and 2, but from 64 to 16 and 8: it has fallen more
+    fall = rows["xmoe-smoe-collapse-training"]
+    assert fall["ours"] == pytest.approx(np.log([2 / 8, 4 / 8]).mean())
+    assert fall["verdict"] == "not reproduced"
+    same = derived(x_moe(collapse=(plain, plain)))["xmoe-smoe-collapse"]
     assert (same["ours"], same["verdict"]) == (0, "not reproduced")
+
+
+def test_what_falls_in_training_is_told_from_what_was_low_before():
+    def value(entry: dict) -> tuple:
+        value, (low, high) = comparisons.log_fall({"collapse": [entry]})
+        return value, low, high
+
+    start = {"untrained": number(8.0, 1)}
+    assert value(number(4.0, 1) | start) == pytest.approx(np.log([4 / 8, 3 / 9, 5 / 7]))
+    assert value(number(8.0) | {"untrained": number(8.0)}) == (0, 0, 0)
 
 
 def test_fluctuation_is_compared_at_the_same_snapshots():

@@ -101,10 +101,22 @@ def test_router_inputs_are_what_the_router_scores(name):
     windows = np.random.default_rng(0).integers(0, 320, (20, 16))
     _, layers = measure.routed(model, windows)
     inputs = probes.router_inputs(model, windows)
-    for (_, layer), x, trace in zip(model.moe_layers, inputs, layers, strict=True):
+    for (_, layer), (x, first), trace in zip(model.moe_layers, inputs, layers, strict=True):
         with torch.no_grad():
-            scores = layer.router(torch.from_numpy(x))
+            scores = layer.router(torch.from_numpy(x)).flatten(0, 1)
         assert np.allclose(scores.numpy(), trace.logits, atol=1e-5)
+        assert (first.ravel() == trace.expert[:, 0]).all()
+
+
+def test_an_untrained_model_has_not_moved_from_its_start():
+    model = Transformer(TINY["text-mhmoe"], 5).eval()
+    windows = np.random.default_rng(0).integers(0, 320, (20, 16))
+    group = np.zeros(20, int)
+    for layer in probes.collapse(model, 5, windows, group):
+        assert layer["value"] == layer["untrained"]["value"]
+        assert layer["interval"] == layer["untrained"]["interval"]
+    for layer in probes.collapse(model, 6, windows, group):
+        assert layer["value"] != layer["untrained"]["value"]
 
 
 def test_an_entry_tells_probe_control_floor_and_majority(models, text_dir):

@@ -7,7 +7,7 @@ of the differences; of one seed it is that of its windows, which says nothing ab
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -176,9 +176,11 @@ BETTER = (
 
 
 def recipes(models: dict[str, dict]) -> list[Recipe]:
+    """Of text; pictures have no bits per byte."""
     runs: dict[str, dict[str, dict]] = {}
     for name, entry in sorted(models.items()):
-        runs.setdefault(entry["facts"]["recipe"], {})[name] = entry
+        if "text" in entry:
+            runs.setdefault(entry["facts"]["recipe"], {})[name] = entry
     facts = [next(iter(entries.values()))["facts"] for entries in runs.values()]
     return [
         Recipe(entries, own, _kind(own, facts))
@@ -314,7 +316,7 @@ def _probed(pair: Pair, key: str, name: str, paper: str) -> Iterator[dict]:
 
 def _of_x_moe(pair: Pair) -> Iterator[dict]:
     if _have("collapse", pair):
-        yield _collapses(pair)
+        yield from _collapses(pair)
     if _have("over_time", pair):
         times = {tuple(entry["over_time"]["at"]) for two in pair.entries for entry in two}
         if len(times) == 1:
@@ -323,25 +325,45 @@ def _of_x_moe(pair: Pair) -> Iterator[dict]:
         yield _consistent(pair)
 
 
-def _collapses(pair: Pair) -> dict:
-    def logarithm(entry: dict) -> tuple[float, Span]:
-        rows = [_of(layer) for layer in entry["collapse"]]
-        return mean(np.log(v) for v, _ in rows), mean_span(np.log(span) for _, span in rows)
+def _collapses(pair: Pair) -> Iterator[dict]:
+    for key, claim, unit, logarithm in (
+        (
+            "xmoe-smoe-collapse",
+            "The representations of a plain SMoE collapse around its experts more than X-MoE's",
+            "logarithm of X-MoE's RC over SMoE's, mean of layers (lower RC: more collapsed)",
+            log_rc,
+        ),
+        (
+            "xmoe-smoe-collapse-training",
+            "They do so because they are trained: X-MoE's RC falls less from its untrained value",
+            "the same of RC over that of the untrained model",
+            log_fall,
+        ),
+    ):
+        value, interval, of = over_seeds([apart(*map(logarithm, two)) for two in pair.entries])
+        yield finding(
+            key,
+            claim,
+            f"{X_MOE}, RC metric",
+            "RC lower for plain SMoE, a curve",
+            "above",
+            f"{unit}; interval over {of}",
+            value,
+            interval,
+            (0.0, 0.0),
+            pair.used,
+        )
 
-    value, interval, of = over_seeds([apart(*map(logarithm, two)) for two in pair.entries])
-    return finding(
-        "xmoe-smoe-collapse",
-        "The representations of a plain SMoE collapse around its experts more than X-MoE's",
-        f"{X_MOE}, RC metric",
-        "RC lower for plain SMoE, a curve",
-        "above",
-        "logarithm of X-MoE's RC over SMoE's, mean of layers (lower RC: more collapsed); "
-        f"interval over {of}",
-        value,
-        interval,
-        (0.0, 0.0),
-        pair.used,
-    )
+
+def log_rc(entry: dict, of: Callable[[dict], dict] = lambda layer: layer) -> tuple[float, Span]:
+    """Logarithm of a number of each layer's RC, mean of layers."""
+    rows = [_of(of(layer)) for layer in entry["collapse"]]
+    return mean(np.log(v) for v, _ in rows), mean_span(np.log(span) for _, span in rows)
+
+
+def log_fall(entry: dict) -> tuple[float, Span]:
+    """Logarithm of RC over that of the untrained model, mean of layers: below 0 it has fallen."""
+    return apart(log_rc(entry, lambda layer: layer["untrained"]), log_rc(entry))
 
 
 def _fluctuates(pair: Pair) -> dict:

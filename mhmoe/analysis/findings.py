@@ -30,7 +30,12 @@ def derive(models: dict[str, dict]) -> list[dict]:
     together = list(comparisons.pairs(comparisons.recipes(models)))
     rows += [row for pair in together for row in comparisons.of_kinds(pair)]
     rows += sweeps.of(together)
-    return sorted(rows, key=lambda row: (row["key"], row["models"]))
+    return sorted(rows, key=order)
+
+
+def order(row: dict) -> tuple[str, list[str]]:
+    """The key by which findings are sorted."""
+    return row["key"], row["models"]
 
 
 # ------------------------------------------------------------------------ one model
@@ -51,6 +56,8 @@ def _of_one(one: dict[str, dict]) -> Iterator[dict]:
     yield from _repeats(one)
     if "coactivation" in entry:
         yield _pairs_up(one)
+    if "collapse" in entry:
+        yield _collapses(one)
     if "over_time" in entry:
         yield _saturates(one)
     if "other_seeds" in entry:
@@ -185,6 +192,23 @@ def _saturates(one: dict[str, dict]) -> dict:
         mean(row["value"] for row in rows),
         mean_span(row["interval"] for row in rows),
         mean_span((row["demand"], row["demand"]) for row in rows),
+        one,
+    )
+
+
+def _collapses(one: dict[str, dict]) -> dict:
+    (entry,) = one.values()
+    value, interval = comparisons.log_fall(entry)
+    return finding(
+        "collapse",
+        "Training draws the representations of an expert's tokens together",
+        f"{X_MOE}, RC metric",
+        "RC falls, a curve",
+        "below",
+        "logarithm of RC over that of the untrained model, mean of layers",
+        value,
+        interval,
+        (0.0, 0.0),
         one,
     )
 

@@ -132,26 +132,29 @@ def diverse(r: Routed) -> dict:
     for null in diversity.NULLS:
         drawn = diversity.null_means(layer.expert, layer.gate, H, E, null, SHUFFLES, SEED)
         for name in found:
-            report[name][null] = _test(report[name]["value"], drawn[name])
+            report[name][null] = tested(report[name]["value"], drawn[name])
     return report
 
 
 # ------------------------------------------------------------------------ collapse
 
 
-def collapsed(r: Routed, x_SD: np.ndarray) -> dict:
-    """X-MoE's RC of the vectors that the layer's router read, by first choice; chance: the same
+def collapsed(x_NRD: np.ndarray, first_NR: np.ndarray, experts: int, group: np.ndarray) -> dict:
+    """X-MoE's RC of the sub-tokens that a layer's router read, by first choice; chance: the same
     sub-tokens dealt out anew among the experts."""
-    E, N = r.layer.experts, len(r.group)
-    x_NRD = x_SD.reshape(N, -1, x_SD.shape[-1])
-    first = r.layer.expert[:, 0].reshape(N, -1)
-    of = collapse.moments(x_NRD, first, E)
-    value = float(collapse.rc(of.drawn(np.ones(N))))
-    spread = np.log(collapse.rc(of.drawn(r.draws)))
+    test = collapse.by_chance(x_NRD, first_NR, experts, SHUFFLES, SEED)
+    found = rc(x_NRD, first_NR, experts, group)
+    return {**found, "test": tested(found["value"], test)}
+
+
+def rc(x_NRD: np.ndarray, first_NR: np.ndarray, experts: int, group: np.ndarray) -> dict:
+    """RC alone, with its interval."""
+    of = collapse.moments(x_NRD, first_NR, experts)
+    value = float(collapse.rc(of.drawn(np.ones(len(group)))))
+    drawn = np.log(collapse.rc(of.drawn(nulls.resampled(group, BOOTSTRAP, SEED))))
     return {
         "value": value,
-        "interval": tuple(np.exp(_recentred(spread, np.log(value))).tolist()),
-        "test": _test(value, collapse.by_chance(x_NRD, first, E, SHUFFLES, SEED)),
+        "interval": tuple(np.exp(recentred(drawn, np.log(value))).tolist()),
     }
 
 
@@ -185,9 +188,9 @@ def _information(
     table = count_NCE.sum(0)
     bits = float(specialisation.mutual_information(table))
     entropy = specialisation.class_entropy(table)
-    test = _test(bits, chance)
+    test = tested(bits, chance)
     drawn = np.tensordot(r.draws, count_NCE, 1)
-    low, high = _recentred(specialisation.mutual_information(drawn), bits)
+    low, high = recentred(specialisation.mutual_information(drawn), bits)
     return {
         "bits": bits,
         "interval": (low, high),
@@ -216,7 +219,7 @@ def repetition(r: Routed) -> dict:
     for within in ("layer", "window"):
         drawn = order.repeated_shuffled(r.expert, within, SHUFFLES, SEED)
         for name, draws in zip(found, drawn, strict=True):
-            report[name][within] = _test(report[name]["value"], draws)
+            report[name][within] = tested(report[name]["value"], draws)
     return report
 
 
@@ -238,8 +241,8 @@ def pairs(r: Routed) -> dict | None:
         "matrix": matrix.tolist(),
         "uniform": (layer.top_k - 1) / (layer.experts - 1),
         "strongest": float(matrix.max()),
-        "interval": _recentred(again, float(matrix.max())),
-        "test": _test(float(matrix.max()), np.array(drawn)),
+        "interval": recentred(again, float(matrix.max())),
+        "test": tested(float(matrix.max()), np.array(drawn)),
     }
 
 
@@ -280,18 +283,18 @@ def alike(r: Routed, other: Routed) -> dict:
     return {
         "value": value,
         "interval": nulls.interval(matching.correlated(r.draws @ windows).mean(-1)),
-        "test": _test(value, chance[:, 0]),
-        "load": {"value": load, "test": _test(load, chance[:, 1])},
+        "test": tested(value, chance[:, 0]),
+        "load": {"value": load, "test": tested(load, chance[:, 1])},
     }
 
 
-def _recentred(draws: np.ndarray, value: float) -> tuple[float, float]:
+def recentred(draws: np.ndarray, value: float) -> tuple[float, float]:
     """The interval of draws whose mean is not the value: a bootstrap adds its own noise to what
     can only grow by noise, as information and a maximum do."""
     return nulls.interval(draws - draws.mean() + value)
 
 
-def _test(observed: float, draws: np.ndarray) -> dict:
+def tested(observed: float, draws: np.ndarray) -> dict:
     found = nulls.against(observed, draws).to_dict()
     del found["observed"]
     return found

@@ -62,12 +62,17 @@ def finding(
         "null": null,
         "rule": rule,
         "verdict": verdict(rule, interval, null),
-        "tokens": min(entry["text"]["tokens"] for entry in entries.values()),
+        "tokens": min(seen(entry)["tokens"] for entry in entries.values()),
         "command": [entries[name]["command"] for name in sorted(entries)],
     }
 
 
 # ------------------------------------------------------------------------ pieces
+
+
+def seen(entry: dict) -> dict:
+    """The facts of the held-out text, or of the pictures."""
+    return entry["text"] if "text" in entry else entry["pictures"]
 
 
 def active(entry: dict, size: str, threshold: float) -> tuple[float, Span, Span]:

@@ -314,7 +314,7 @@ def measure(
     """Everything about one model; ``words``: treebanks, for the classes of words; ``lists``: the
     folder of ``mhmoe.training.wordlists``; ``with_costs``: time and memory as well, which differ
     from machine to machine. Raises MeasureError, CorpusError."""
-    model = subject.model(device=device)
+    model, seed = subject.model(device=device), subject.facts["seed"] or 0
     say(f"{subject.name}: {text.windows.size:,} tokens of {len(LANGUAGES)} languages")
     nats, layers = routed(model, text.windows)
     entry = {
@@ -326,13 +326,13 @@ def measure(
     if with_costs:
         entry["costs"] = costs.costs(model, text.windows)
         entry["command"] += " --costs"
-    entry["probes"] = probes.of(model, subject.facts["seed"] or 0, text, words)
+    entry["probes"] = probes.of(model, seed, text, words)
     if not layers or layers[0].assignment != TOKEN_CHOICE:
         return entry
     opened = report.opened(layers, text.language)
     entry["layers"] = [layer.layer for layer in layers]
     entry["balance"] = [report.balanced(r) for r in opened]
-    entry["collapse"] = probes.collapse(model, text.windows, opened)
+    entry["collapse"] = probes.collapse(model, seed, text.windows, text.language)
     entry["activation"] = report.activation(opened)
     if layers[0].heads > 1:
         entry["diversity"] = [report.diverse(r) for r in opened]

@@ -65,18 +65,17 @@ def of(model: Transformer, seed: int, text: HeldOut, words: HeldOut | None = Non
     """The language of each token of ``text``, and the word class of each of ``words``, treebanks;
     ``seed`` is that from which the model was trained. What has one window of each language only
     can teach nothing and is left out."""
-    untrained = Transformer(model.config, seed).to(next(model.parameters()).device).eval()
     language = np.repeat(text.language[:, None], text.windows.shape[1], 1)
     tasks = {"language": Task(text.windows, language, text.language)}
     if words:
         tasks["word_class"] = Task(words.windows, words.kind, words.language)
     asked = {name: task for name, task in tasks.items() if task.taught.any()}
-    return {name: probed(model, untrained, task) for name, task in asked.items()}
+    return {name: probed(model, untrained(model, seed), task) for name, task in asked.items()}
 
 
-def probed(model: Transformer, untrained: Transformer, task: Task) -> dict:
+def probed(model: Transformer, plain_model: Transformer, task: Task) -> dict:
     """One task on what the last block of both models leaves."""
-    trained, plain = (features(one, task.windows) for one in (model, untrained))
+    trained, plain = (features(one, task.windows) for one in (model, plain_model))
     known = task.label[task.taught]
     most = np.bincount(known[known >= 0]).argmax()
     asked = task.label[~task.taught]
@@ -141,20 +140,34 @@ def _with_one(x: Tensor) -> Tensor:
 # ------------------------------------------------------------------------ experts
 
 
+def collapse(model: Transformer, seed: int, windows: np.ndarray, group: np.ndarray) -> list[dict]:
+    """RC of every layer, and that of the same model before its first step: how far experts lie
+    apart depends on the kind of router even then. ``group`` [N] as in ``report``."""
+    both = (model, untrained(model, seed))
+    found = []
+    for (x, first), (plain_x, plain_first), (_, layer) in zip(
+        *(router_inputs(one, windows) for one in both), model.moe_layers, strict=True
+    ):
+        E = layer.config.experts
+        start = report.rc(plain_x, plain_first, E, group)
+        found.append({**report.collapsed(x, first, E, group), "untrained": start})
+    return found
+
+
 @torch.inference_mode()
-def router_inputs(model: Transformer, windows: np.ndarray) -> list[np.ndarray]:
-    """[S, D/H] of every MoE layer: the sub-tokens as its router reads them."""
-    kept: list[list[Tensor]] = [[] for _ in model.moe_layers]
+def router_inputs(model: Transformer, windows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of every MoE layer the sub-tokens [N, R, D/H] as its router reads them, and the first choice
+    [N, R] of each."""
+    kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in model.moe_layers]
     for ids in metrics.chunks(model, windows):
-        for those, found in zip(kept, model(ids, with_vectors=True).vectors, strict=True):
-            those.append(found["wide"].flatten(0, 1).cpu())
-    return [
-        torch.cat(those).reshape(-1, layer.config.d_head).numpy()
-        for those, (_, layer) in zip(kept, model.moe_layers, strict=True)
-    ]
+        run = model(ids, with_vectors=True)
+        for those, vectors, routing in zip(kept, run.vectors, run.routing, strict=True):
+            first = routing.expert[..., 0]
+            x = vectors["wide"].reshape(*first.shape, -1)
+            those.append((x.cpu(), first.cpu()))
+    return [tuple(torch.cat(parts).numpy() for parts in zip(*those, strict=True)) for those in kept]
 
 
-def collapse(model: Transformer, windows: np.ndarray, opened: list[report.Routed]) -> list[dict]:
-    """RC of every layer; ``opened``: its choices in the same windows."""
-    inputs = router_inputs(model, windows)
-    return [report.collapsed(r, x) for r, x in zip(opened, inputs, strict=True)]
+def untrained(model: Transformer, seed: int) -> Transformer:
+    """The same model before its first step, if it was trained from this seed."""
+    return Transformer(model.config, seed).to(next(model.parameters()).device).eval()
