@@ -196,6 +196,12 @@ def test_a_run_is_measured_at_its_end_and_its_snapshots(tmp_path, text_dir, held
     low, high = first["changed_next"]["interval"]
     assert 0 <= low <= first["changed_next"]["value"] <= high <= 1
     assert first["saturation"]["value"] > first["saturation"]["demand"]  # one step changes little
+    rows = {row["key"]: row for row in findings.derive({subject.name: found})}
+    assert rows["saturation"]["claim"].endswith("at 50% of training")
+    assert rows["fluctuation"]["interval"][0] >= 0
+    changed = np.mean([layer[0]["changed_next"]["value"] for layer in found["over_time"]["layers"]])
+    assert rows["fluctuation"]["ours"] == pytest.approx(changed)
+    assert rows["collapse"]["models"] == ["text-mhmoe-1"]
 
 
 def test_snapshots_of_the_end_are_saturated(tmp_path, text_dir, held):
@@ -222,6 +228,7 @@ def test_a_run_is_compared_with_its_other_seeds(tmp_path, text_dir, held):
     (rows,) = measure.other_seeds(first, held)["runs"].values()
     assert len(rows) == 2
     assert all(0 < row["value"] < 0.9 for row in rows)
+    assert all(row["interval"][0] < row["value"] < row["interval"][1] for row in rows)
     (same,) = measure.other_seeds(replace(first, seeds=(first,)), held)["runs"].values()
     assert [row["value"] for row in same] == pytest.approx([1, 1])
 

@@ -54,6 +54,10 @@ class Pair:
     names: tuple[tuple[str, str], ...]
 
     @property
+    def recipes(self) -> tuple[str, str]:
+        return self.first.facts["recipe"], self.second.facts["recipe"]
+
+    @property
     def entries(self) -> list[tuple[dict, dict]]:
         return [(self.first.entries[a], self.second.entries[b]) for a, b in self.names]
 

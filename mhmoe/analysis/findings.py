@@ -60,6 +60,7 @@ def _of_one(one: dict[str, dict]) -> Iterator[dict]:
         yield _collapses(one)
     if "over_time" in entry:
         yield _saturates(one)
+        yield _fluctuates(one)
     if "other_seeds" in entry:
         yield _consistent(one)
     yield _capacity(one)
@@ -192,6 +193,26 @@ def _saturates(one: dict[str, dict]) -> dict:
         mean(row["value"] for row in rows),
         mean_span(row["interval"] for row in rows),
         mean_span((row["demand"], row["demand"]) for row in rows),
+        one,
+    )
+
+
+def _fluctuates(one: dict[str, dict]) -> dict:
+    (entry,) = one.values()
+    rows = [layer[-1]["changed_next"] for layer in entry["over_time"]["layers"]]
+    step, steps = entry["over_time"]["at"][-1], entry["over_time"]["steps"]
+    return finding(
+        "fluctuation",
+        f"Routing fluctuates late in training: from {step / steps:.0%} of it to its end",
+        f"{X_MOE}, routing fluctuation",
+        "a curve",
+        "above",
+        "share of sub-tokens with another first choice, mean of layers; margin "
+        f"{NEGLIGIBLE:g}; for the same demands dealt out anew it is "
+        f"{mean(row['demand'] for row in rows):.3f}",
+        mean(row["value"] for row in rows),
+        mean_span(row["interval"] for row in rows),
+        (0.0, NEGLIGIBLE),
         one,
     )
 

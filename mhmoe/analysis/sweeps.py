@@ -33,7 +33,7 @@ SHAPE = (*BASE, "experts", "top_k", "heads", "d_ff")
 def of(together: Sequence[Pair]) -> Iterator[dict]:
     """All rows of all pairs."""
     for pair in together:
-        if pair.first.kind == pair.second.kind and pair.same(*BASE):
+        if pair.same(*BASE):
             yield from _heads(pair)
             yield from _experts(pair)
             yield from _balance(pair)
@@ -90,7 +90,7 @@ def _widening(together: Sequence[Pair]) -> Iterator[dict]:
     """Figure 6a: the lead of MH-MoE over SMoE, at the most experts and at the fewest."""
     grown = [pair for pair in together if _more_experts(pair)]
     beside = {
-        (id(pair.first), id(pair.second))
+        pair.recipes
         for pair in together
         if (pair.first.kind, pair.second.kind) == (SMOE, HEADED)
         and pair.same(*BASE, "losses", "experts", "top_k")
@@ -99,8 +99,7 @@ def _widening(together: Sequence[Pair]) -> Iterator[dict]:
     found = [
         (plain, headed)
         for plain, headed in product(grown, repeat=2)
-        if (id(plain.first), id(headed.first)) in beside
-        and (id(plain.second), id(headed.second)) in beside
+        if set(zip(plain.recipes, headed.recipes, strict=True)) <= beside
     ]
     if found:
         yield _wider(*max(found, key=lambda two: _growth(two[0])))

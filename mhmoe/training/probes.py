@@ -73,9 +73,9 @@ def of(model: Transformer, seed: int, text: HeldOut, words: HeldOut | None = Non
     return {name: probed(model, untrained(model, seed), task) for name, task in asked.items()}
 
 
-def probed(model: Transformer, plain_model: Transformer, task: Task) -> dict:
-    """One task on what the last block of both models leaves."""
-    trained, plain = (features(one, task.windows) for one in (model, plain_model))
+def probed(model: Transformer, start: Transformer, task: Task) -> dict:
+    """One task on what the last block of a model leaves, and of the same model untrained."""
+    trained, plain = (features(one, task.windows) for one in (model, start))
     known = task.label[task.taught]
     most = np.bincount(known[known >= 0]).argmax()
     asked = task.label[~task.taught]
