@@ -233,6 +233,22 @@ def test_a_run_is_compared_with_its_other_seeds(tmp_path, text_dir, held):
     assert [row["value"] for row in same] == pytest.approx([1, 1])
 
 
+def test_seeds_are_not_compared_without_scipy(tmp_path, text_dir, held, monkeypatch):
+    for seed in (1, 2):
+        run_of("text-smoe", tmp_path, text_dir, seed=seed)
+    subject, _ = measure.subjects(["text-smoe"], tmp_path)
+    monkeypatch.setattr(measure, "find_spec", lambda name: None)
+    with pytest.raises(measure.MeasureError, match="scipy, which is not installed: pip install"):
+        measure.other_seeds(subject, held)
+
+
+def test_a_run_knows_the_weights_of_its_losses(tmp_path, text_dir):
+    run_of("text-smoe", tmp_path, text_dir, balance=0.25, z=0.5)
+    (subject,) = measure.subjects([], tmp_path)
+    expected = {"balance": 0.25, "importance": 0.0, "smooth_load": 0.0, "z": 0.5}
+    assert subject.facts["losses"] == expected
+
+
 def test_unfinished_runs_are_left_out_and_unknown_names_are_answered(tmp_path, text_dir):
     run_of("text-smoe", tmp_path, text_dir)
     run_of("text-smoe", tmp_path, text_dir, seed=2)
@@ -257,6 +273,7 @@ def test_findings_of_measured_models_are_complete(subject, held):
     keys = {(row["key"], *row["models"]) for row in content["findings"]}
     assert ("distinct-experts", "text-mhmoe") in keys
     assert ("unused-experts", "text-smoe") in keys
+    assert ("collapse", "text-smoe") in keys
     assert ("activation-tokens", "text-mhmoe", "text-smoe") in keys
     for row in content["findings"]:
         words = (verdicts.REPRODUCED, verdicts.NOT_REPRODUCED, verdicts.NOT_TESTABLE)
@@ -265,6 +282,21 @@ def test_findings_of_measured_models_are_complete(subject, held):
         assert row["paper"]
         assert row["tokens"] == 288
         assert row["key"] in results.sentence(row)
+
+
+def test_a_router_that_knows_one_answer_has_no_rc_and_no_finding_of_it(subject, held, monkeypatch):
+    model = subject("text-smoe").model()
+    with torch.no_grad():
+        for _, layer in model.moe_layers:
+            layer.router.weight.zero_()
+    monkeypatch.setattr(measure.Subject, "model", lambda self, device: model)
+    found = measure.measure(subject("text-smoe"), held)
+    content = results.merged({"models": {}}, {"text-smoe": found})
+    assert [layer["value"] for layer in content["models"]["text-smoe"]["collapse"]] == [None, None]
+    keys = {row["key"] for row in content["findings"]}
+    assert "unused-experts" in keys
+    assert "collapse" not in keys
+    results.dumped(content)
 
 
 def test_by_counting_alone_no_head_is_more_active(subject, held):

@@ -95,6 +95,18 @@ def test_features_are_what_the_output_is_read_from():
     assert torch.allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["text-dense", "text-smoe"])
+def test_the_stream_is_kept_only_when_asked_for(name):
+    model = Transformer(TINY[name], 5).eval()
+    ids = torch.zeros(1, 4, dtype=torch.long)
+    with torch.no_grad():
+        assert model(ids).stream == []
+        first, *_, last = stream = model(ids, with_vectors=True).stream
+        assert torch.equal(first, model.embed(ids) + model.position[:4])
+        assert len(stream) == model.config.blocks + 1
+        assert not torch.equal(first, last)
+
+
 @pytest.mark.parametrize("name", ["text-smoe", "text-mhmoe"])
 def test_router_inputs_are_what_the_router_scores(name):
     model = Transformer(TINY[name], 5).eval()

@@ -319,7 +319,7 @@ def _probed(pair: Pair, key: str, name: str, paper: str) -> Iterator[dict]:
 
 
 def _of_x_moe(pair: Pair) -> Iterator[dict]:
-    if _have("collapse", pair):
+    if all(has_rc(entry) for two in pair.entries for entry in two):
         yield from _collapses(pair)
     if _have("over_time", pair):
         times = {tuple(entry["over_time"]["at"]) for two in pair.entries for entry in two}
@@ -357,6 +357,13 @@ def _collapses(pair: Pair) -> Iterator[dict]:
             (0.0, 0.0),
             pair.used,
         )
+
+
+def has_rc(entry: dict) -> bool:
+    """False where all tokens of a layer have one expert, so that no experts lie apart."""
+    layers = entry.get("collapse", [])
+    rows = [one for layer in layers for one in (layer, layer["untrained"])]
+    return bool(rows) and all(None not in (row["value"], *row["interval"]) for row in rows)
 
 
 def log_rc(entry: dict, of: Callable[[dict], dict] = lambda layer: layer) -> tuple[float, Span]:

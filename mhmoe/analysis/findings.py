@@ -56,7 +56,7 @@ def _of_one(one: dict[str, dict]) -> Iterator[dict]:
     yield from _repeats(one)
     if "coactivation" in entry:
         yield _pairs_up(one)
-    if "collapse" in entry:
+    if comparisons.has_rc(entry):
         yield _collapses(one)
     if "over_time" in entry:
         yield _saturates(one)
