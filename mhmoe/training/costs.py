@@ -1,7 +1,8 @@
 """What a forward pass takes, beside dense models of equal active and of equal total parameters.
 
 Time: the median over rounds in which all models take their turns in one process
-(``mhmoe.bench.interleaved``), on the same batch of held-out text, without gradients. Memory: the
+(``mhmoe.bench.interleaved``), on the same batch of held-out text, without gradients; ratios are
+within a round, so that a machine that slows down slows both. Memory: the
 most bytes that live at once above weights and input; on the CPU every allocation and release that
 torch's profiler records, added up in order, on a GPU what torch's allocator counts.
 
@@ -35,8 +36,8 @@ SECONDS = 20.0  #: after which no further round begins
 
 
 def costs(model: Transformer, windows: np.ndarray) -> dict:
-    """Of one pass over the first ``metrics.BATCH`` windows [N, T] of token ids; a sparse model
-    also as ratios to the dense ones, whose spread is that of the rounds' middle half."""
+    """Of one pass over the first ``metrics.BATCH`` windows [N, T] of token ids; of a sparse model
+    also the median ratio to each dense one, and the middle half of the rounds' ratios."""
     ids = next(metrics.chunks(model, windows))
     models = {"own": model}
     if model.config.moe is not None:
@@ -63,7 +64,7 @@ def costs(model: Transformer, windows: np.ndarray) -> dict:
         },
         "ratios": {
             name: {
-                "value": median(series["own"]) / median(series[name]),
+                "value": median(series["own"] / series[name]),
                 "middle_half": np.quantile(series["own"] / series[name], [0.25, 0.75]).tolist(),
             }
             for name in models
