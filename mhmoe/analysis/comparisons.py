@@ -17,6 +17,7 @@ from mhmoe.analysis import nulls
 from mhmoe.analysis.verdicts import (
     FOLLOW_UP,
     MHMOE,
+    STUDENT,
     X_MOE,
     Span,
     active,
@@ -27,8 +28,6 @@ from mhmoe.analysis.verdicts import (
 
 #: Sizes that differ by less than this are called equal.
 EQUAL = 0.06
-#: Student's t, two-sided 95%, by degrees of freedom.
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306}
 #: What two sparse recipes have in common unless it is what they are compared for.
 BASE = ("router", "gate", "score", "shared")
 BOTH = ("params_total", "macs_per_token")

@@ -239,7 +239,7 @@ def _consistent(one: dict[str, dict]) -> dict:
     rows = [layer for layers in entry["other_seeds"]["runs"].values() for layer in layers]
     return finding(
         "consistency",
-        "Runs with other seeds divide the text alike, up to the numbering of the experts",
+        "Runs with other seeds divide the same input alike, up to the numbering of the experts",
         f"{X_MOE}, inter-run consistency",
         "correlation of the experts' loads, a figure",
         "above",

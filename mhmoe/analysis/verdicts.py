@@ -15,6 +15,8 @@ import numpy as np
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "not reproduced", "not testable here"
 #: A claim of no effect is believed up to this part of what there could be.
 NEGLIGIBLE = 0.01
+#: Student's t, two-sided 95%, by degrees of freedom.
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306}
 
 MHMOE, FOLLOW_UP = "2404.15045", "2411.16205"
 ST_MOE, MIXTRAL, OLMOE = "2202.08906", "2401.04088", "2409.02060"
