@@ -200,17 +200,30 @@ def test_consistency_of_seeds_is_compared():
     assert row["verdict"] == "reproduced"
 
 
-def test_a_probe_is_compared_where_both_have_it():
-    def probes(language: float, word: float | None = None) -> dict:
-        found = {"language": {"accuracy": number(language, 0.01)}}
-        return found | ({"word_class": {"accuracy": number(word, 0.01)}} if word else {})
+def test_a_probe_is_compared_window_by_window_where_both_have_it():
+    def probes(**correct: list[int]) -> dict:
+        """Of ten tokens in each of four windows."""
+        return {
+            task: {
+                "accuracy": {"value": sum(right) / 40},
+                "window_correct": right,
+                "window_tokens": [10] * 4,
+            }
+            for task, right in correct.items()
+        }
 
-    rows = derived(x_moe(probes=(probes(0.5, 0.4), probes(0.9))))
-    assert rows["xmoe-smoe-probe-language"]["ours"] == pytest.approx(0.4)
-    assert rows["xmoe-smoe-probe-language"]["verdict"] == "reproduced"
+    first = probes(language=[2, 8, 2, 8], word_class=[5, 5, 5, 5])
+    rows = derived(x_moe(probes=(first, probes(language=[3, 9, 3, 9]))))
+    row = rows["xmoe-smoe-probe-language"]
+    # the windows differ much, but each has one right answer more
+    assert (row["ours"], row["interval"]) == (pytest.approx(0.1), pytest.approx((0.1, 0.1)))
+    assert row["verdict"] == "reproduced"
     assert "xmoe-smoe-probe-word-class" not in rows
-    rows = derived(x_moe(probes=(probes(0.5, 0.4), probes(0.5, 0.41))))
-    assert rows["xmoe-smoe-probe-word-class"]["verdict"] == "not reproduced"  # within intervals
+    other = probes(language=[2, 8, 2, 8], word_class=[9, 2, 9, 2])
+    rows = derived(x_moe(probes=(first, other)))
+    assert rows["xmoe-smoe-probe-word-class"]["ours"] == pytest.approx(0.05)
+    assert rows["xmoe-smoe-probe-word-class"]["verdict"] == "not reproduced"
+    assert rows["xmoe-smoe-probe-language"]["interval"] == (0, 0)
 
 
 # ---------------------------------------------------------------------------- sweeps

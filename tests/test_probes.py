@@ -53,14 +53,18 @@ def test_a_probe_is_the_same_for_vectors_in_other_units():
     assert torch.allclose(first, second, atol=1e-2)
 
 
+def share(x: np.ndarray, label: np.ndarray) -> float:
+    correct, count = probes.right(torch.from_numpy(x), label, task(label))
+    assert (count == (label[task(label).taught == 0] >= 0).sum(1)).all()
+    return correct.sum() / count.sum()
+
+
 def test_what_is_linear_is_found_and_what_is_not_there_is_chance():
     label = np.random.default_rng(1).integers(0, 3, (12, 40))
-    planted = torch.from_numpy(random(12, 40, 8) + 6 * np.eye(3, 8, dtype=np.float32)[label])
-    assert probes.accuracy(planted, label, task(label))["value"] > 0.98
-    noise = probes.accuracy(torch.from_numpy(random(12, 40, 8)), label, task(label))
-    low, high = noise["interval"]
-    assert low < noise["value"] < high
-    assert low < 1 / 3 < high
+    planted = random(12, 40, 8) + 6 * np.eye(3, 8, dtype=np.float32)[label]
+    assert share(planted, label) > 0.98
+    # 240 answers by chance: a third of them is 80, with a deviation of 7.3
+    assert share(random(12, 40, 8), label) == pytest.approx(1 / 3, abs=4 * 7.3 / 240)
 
 
 def test_what_is_unlabelled_is_neither_taught_nor_asked():
@@ -69,7 +73,7 @@ def test_what_is_unlabelled_is_neither_taught_nor_asked():
     hidden = np.random.default_rng(2).random(label.shape) < 0.5
     x[hidden] = 100 * random(int(hidden.sum()), 8)
     label[hidden] = -1
-    assert probes.accuracy(torch.from_numpy(x), label, task(label))["value"] == 1
+    assert share(x, label) == 1
 
 
 def test_control_labels_belong_to_token_ids_and_are_as_frequent():
@@ -144,6 +148,10 @@ def test_an_entry_tells_probe_control_floor_and_majority(models, text_dir):
     assert probes.of(model, 4, text)["language"]["untrained"] != row["untrained"]
     assert row["selectivity"] == row["accuracy"]["value"] - row["control"]["value"]
     assert row["taught"] + row["tokens"] == text.windows.size
+    assert row["window_tokens"] == [16] * (len(text.windows) // 2)
+    assert sum(row["window_correct"]) / row["tokens"] == row["accuracy"]["value"]
+    low, high = row["accuracy"]["interval"]
+    assert low < row["accuracy"]["value"] < high
     assert row["accuracy"]["value"] > 2 / 6  # six alphabets and many numbers, of two sentences each
 
 

@@ -298,8 +298,7 @@ def _probed(pair: Pair, key: str, name: str, paper: str) -> Iterator[dict]:
     for task, what in (("language", "languages"), ("word_class", "word classes")):
         if not all(task in entry["probes"] for two in pair.entries for entry in two):
             continue
-        found = [[_of(entry["probes"][task]["accuracy"]) for entry in two] for two in pair.entries]
-        value, interval, of = over_seeds([apart(*two) for two in found])
+        value, interval, of = over_seeds([_more_right(task, *two) for two in pair.entries])
         yield finding(
             f"{key}-{task.replace('_', '-')}",
             f"What {name} learns serves other tasks better ({what}, linear probe)",
@@ -312,6 +311,15 @@ def _probed(pair: Pair, key: str, name: str, paper: str) -> Iterator[dict]:
             (0.0, 0.0),
             pair.used,
         )
+
+
+def _more_right(task: str, first: dict, second: dict) -> tuple[float, Span]:
+    """Of one seed: the probes were asked about the same tokens."""
+    a, b = (entry["probes"][task] for entry in (first, second))
+    more = np.subtract(b["window_correct"], a["window_correct"])
+    languages = len(first["quality"]["languages"])
+    value = b["accuracy"]["value"] - a["accuracy"]["value"]
+    return value, _over_windows(more, a["window_tokens"], languages)
 
 
 # ------------------------------------------------------------------------ X-MoE's own claims
@@ -429,13 +437,17 @@ def bits(signed: Sequence[tuple[int, dict]]) -> tuple[float, Span]:
     """The sum of +1 or -1 times the bits per byte of entries on the same text, and its interval
     over the windows, drawn again within their language for all entries alike."""
     every = [(sign, entry["quality"]) for sign, entry in signed]
-    size = np.asarray(every[0][1]["window_bytes"])
+    first = every[0][1]
     more = sum(sign * np.asarray(q["window_bits"]) for sign, q in every)
-    languages = len(every[0][1]["languages"])
+    value = sum(sign * q["bits_per_byte"] for sign, q in every)
+    return value, _over_windows(more, first["window_bytes"], len(first["languages"]))
+
+
+def _over_windows(more: np.ndarray, size: Sequence[float], languages: int) -> Span:
+    """Interval of sum / sum over windows drawn again within their language."""
     group = np.arange(languages).repeat(len(size) // languages)
     draws = nulls.resampled(group)
-    value = sum(sign * q["bits_per_byte"] for sign, q in every)
-    return value, nulls.interval(draws @ more / (draws @ size))
+    return nulls.interval(draws @ more / (draws @ np.asarray(size)))
 
 
 def apart(first: tuple[float, Span], second: tuple[float, Span]) -> tuple[float, Span]:

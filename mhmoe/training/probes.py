@@ -74,17 +74,22 @@ def of(model: Transformer, seed: int, text: HeldOut, words: HeldOut | None = Non
 
 
 def probed(model: Transformer, start: Transformer, task: Task) -> dict:
-    """One task on what the last block of a model leaves, and of the same model untrained."""
+    """One task on what the last block of a model leaves, and of the same model untrained. The
+    numbers of every window are kept, so that models can be compared window by window."""
     trained, plain = (features(one, task.windows) for one in (model, start))
     known = task.label[task.taught]
     most = np.bincount(known[known >= 0]).argmax()
     asked = task.label[~task.taught]
-    mine, control = (accuracy(trained, y, task) for y in (task.label, task.control()))
+    correct, count = right(trained, task.label, task)
+    control = _accuracy(*right(trained, task.control(), task), task)
+    accuracy = _accuracy(correct, count, task)
     return {
-        "accuracy": mine,
+        "accuracy": accuracy,
+        "window_correct": correct.tolist(),
+        "window_tokens": count.tolist(),
         "control": control,
-        "selectivity": mine["value"] - control["value"],
-        "untrained": accuracy(plain, task.label, task),
+        "selectivity": accuracy["value"] - control["value"],
+        "untrained": _accuracy(*right(plain, task.label, task), task),
         "majority": float((asked[asked >= 0] == most).mean()),
         "taught": int((known >= 0).sum()),
         "tokens": int((asked >= 0).sum()),
@@ -98,19 +103,24 @@ def features(model: Transformer, windows: np.ndarray) -> Tensor:
     return torch.cat([model(ids, with_vectors=True).stream[-1] for ids in chunks])
 
 
-def accuracy(x_NTD: Tensor, label_NT: np.ndarray, task: Task) -> dict:
-    """Of a probe that learns from the taught windows, on the others; interval over windows."""
+def right(x_NTD: Tensor, label_NT: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """What a probe that learns from the taught windows gets right in each of the others, and of
+    how many tokens."""
     taught = task.taught
     label = torch.from_numpy(label_NT).to(x_NTD.device).long()
     learn = torch.from_numpy(taught).to(x_NTD.device)[:, None] & (label >= 0)
     weight = fitted(x_NTD[learn], label[learn])
-    right = ((_with_one(x_NTD) @ weight).argmax(-1) == label).cpu().numpy()[~taught]
-    asked = label_NT[~taught] >= 0
-    correct, count = (right & asked).sum(1), asked.sum(1)
-    draws = nulls.resampled(task.language[~taught], report.BOOTSTRAP, report.SEED)
+    guess = (_with_one(x_NTD) @ weight).argmax(-1).cpu().numpy()[~taught]
+    asked = label_NT[~taught]
+    return ((guess == asked) & (asked >= 0)).sum(1), (asked >= 0).sum(1)
+
+
+def _accuracy(correct_N: np.ndarray, count_N: np.ndarray, task: Task) -> dict:
+    """With its interval over windows."""
+    draws = nulls.resampled(task.language[~task.taught], report.BOOTSTRAP, report.SEED)
     return {
-        "value": float(correct.sum() / count.sum()),
-        "interval": nulls.interval(draws @ correct / (draws @ count)),
+        "value": float(correct_N.sum() / count_N.sum()),
+        "interval": nulls.interval(draws @ correct_N / (draws @ count_N)),
     }
 
 
