@@ -312,8 +312,8 @@ def measure(
     with_costs: bool = False,
 ) -> dict:
     """Everything about one model; ``words``: treebanks, for the classes of words; ``lists``: the
-    folder of ``mhmoe.training.wordlists``; ``with_costs``: time and memory as well, which differ
-    from machine to machine. Raises MeasureError, CorpusError."""
+    folder of ``mhmoe.training.wordlists``; ``with_costs``: time and memory, too. Raises
+    MeasureError, CorpusError."""
     model, seed = subject.model(device=device), subject.facts["seed"] or 0
     say(f"{subject.name}: {text.windows.size:,} tokens of {len(LANGUAGES)} languages")
     nats, layers = routed(model, text.windows)
@@ -322,11 +322,11 @@ def measure(
         "facts": subject.facts | shape(model) | {"weights": checkpoint.digest(subject.weights)},
         "text": text.facts,
         "quality": quality(nats, text),
+        "probes": probes.of(model, seed, text, words),
     }
     if with_costs:
         entry["costs"] = costs.costs(model, text.windows)
         entry["command"] += " --costs"
-    entry["probes"] = probes.of(model, seed, text, words)
     if not layers or layers[0].assignment != TOKEN_CHOICE:
         return entry
     opened = report.opened(layers, text.language)
