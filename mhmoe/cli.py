@@ -221,6 +221,11 @@ def _measure_options(measure: argparse.ArgumentParser) -> None:
         "PART/NAME.jpg and PART_boundaries/NAME.png (grey) in this folder",
     )
     measure.add_argument(
+        "--costs",
+        action="store_true",
+        help="also measure time and memory, which hold for this machine only",
+    )
+    measure.add_argument(
         "--out",
         metavar="FILE",
         type=Path,
@@ -573,7 +578,9 @@ def _measured(args: argparse.Namespace, subject: Subject, device: torch.device) 
         return measure_images.measure(subject, pictures, device, say, photos)
     text = measure_text.held_out(args.text_dir, subject.config)
     words = args.treebanks and measure_text.labelled(args.treebanks, subject.config)
-    return measure_text.measure(subject, text, device, say, words=words, lists=args.words)
+    return measure_text.measure(
+        subject, text, device, say, words=words, lists=args.words, with_costs=args.costs
+    )
 
 
 # ---------------------------------------------------------------------------- logs

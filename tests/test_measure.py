@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from entries import entry
 from tiny import TEXT, TINY
 
 from mhmoe import cli
-from mhmoe.analysis import findings, report, results
+from mhmoe.analysis import findings, report, results, verdicts
 from mhmoe.layers import MoEConfig, WhatIf
 from mhmoe.models import checkpoint, engine, metrics, tokenizer
 from mhmoe.models.config import ModelConfig
@@ -180,10 +181,10 @@ def test_an_entry_is_the_same_twice_and_its_numbers_are_numbers(subject, held):
 
 
 def test_a_dense_model_has_quality_and_no_routing(subject, held):
-    entry = measure_text.measure(subject("text-dense"), held)
-    assert entry["quality"]["bits_per_byte"] > 0
-    assert "balance" not in entry
-    assert findings.derive({"text-dense": results.rounded(entry)}) == []
+    found = measure_text.measure(subject("text-dense"), held)
+    assert found["quality"]["bits_per_byte"] > 0
+    assert "balance" not in found
+    assert findings.derive({"text-dense": results.rounded(found)}) == []
 
 
 def test_a_run_is_measured_at_its_end_and_its_snapshots(tmp_path, text_dir, held):
@@ -193,11 +194,18 @@ def test_a_run_is_measured_at_its_end_and_its_snapshots(tmp_path, text_dir, held
     assert subject.command == "python -m mhmoe measure text-mhmoe-1 --runs RUNS --text-dir TEXT"
     for name, value in subject.model().state_dict().items():
         assert torch.equal(value, job.model.state_dict()[name].half().float()), name
-    entry = measure_text.measure(subject, held)
-    (first,) = entry["over_time"]["layers"][0]
+    found = measure_text.measure(subject, held)
+    (first,) = found["over_time"]["layers"][0]
     assert first["step"] == 1
-    assert 0 <= first["changed_next"] <= 1
+    low, high = first["changed_next"]["interval"]
+    assert 0 <= low <= first["changed_next"]["value"] <= high <= 1
     assert first["saturation"]["value"] > first["saturation"]["demand"]  # one step changes little
+    rows = {row["key"]: row for row in findings.derive({subject.name: found})}
+    assert rows["saturation"]["claim"].endswith("at 50% of training")
+    assert rows["fluctuation"]["interval"][0] >= 0
+    changed = np.mean([layer[0]["changed_next"]["value"] for layer in found["over_time"]["layers"]])
+    assert rows["fluctuation"]["ours"] == pytest.approx(changed)
+    assert rows["collapse"]["models"] == ["text-mhmoe-1"]
 
 
 def test_snapshots_of_the_end_are_saturated(tmp_path, text_dir, held):
@@ -207,7 +215,8 @@ def test_snapshots_of_the_end_are_saturated(tmp_path, text_dir, held):
     then = measure.moments(again, route(held))
     for layer in measure.over_time(again, then, held.language)["layers"]:
         assert layer[0]["saturation"]["value"] == 1
-        assert layer[0]["changed_next"] == 0
+        assert layer[0]["changed_next"]["value"] == 0
+        assert layer[0]["changed_next"]["demand"] > 0.3
 
 
 def test_a_run_is_compared_with_its_other_seeds(tmp_path, text_dir, held):
@@ -224,9 +233,26 @@ def test_a_run_is_compared_with_its_other_seeds(tmp_path, text_dir, held):
     (rows,) = measure.other_seeds(first, route(held), held.language)["runs"].values()
     assert len(rows) == 2
     assert all(0 < row["value"] < 0.9 for row in rows)
+    assert all(row["interval"][0] < row["value"] < row["interval"][1] for row in rows)
     itself = replace(first, seeds=(first,))
     (same,) = measure.other_seeds(itself, route(held), held.language)["runs"].values()
     assert [row["value"] for row in same] == pytest.approx([1, 1])
+
+
+def test_seeds_are_not_compared_without_scipy(tmp_path, text_dir, held, monkeypatch):
+    for seed in (1, 2):
+        run_of("text-smoe", tmp_path, text_dir, seed=seed)
+    subject, _ = measure.subjects(["text-smoe"], tmp_path)
+    monkeypatch.setattr(measure, "find_spec", lambda name: None)
+    with pytest.raises(measure.MeasureError, match="scipy, which is not installed: pip install"):
+        measure.other_seeds(subject, route(held), held.language)
+
+
+def test_a_run_knows_the_weights_of_its_losses(tmp_path, text_dir):
+    run_of("text-smoe", tmp_path, text_dir, balance=0.25, z=0.5)
+    (subject,) = measure.subjects([], tmp_path)
+    expected = {"balance": 0.25, "importance": 0.0, "smooth_load": 0.0, "z": 0.5}
+    assert subject.facts["losses"] == expected
 
 
 def test_unfinished_runs_are_left_out_and_unknown_names_are_answered(tmp_path, text_dir):
@@ -244,83 +270,7 @@ def test_unfinished_runs_are_left_out_and_unknown_names_are_answered(tmp_path, t
         measure.subjects([], tmp_path / "text-smoe-1")
 
 
-# ---------------------------------------------------------------------------- verdicts
-
-
-@pytest.mark.parametrize(
-    ("rule", "interval", "word"),
-    [
-        ("above", (1.1, 2.0), "reproduced"),
-        ("above", (0.9, 2.0), "not reproduced"),
-        ("below", (-3.0, -1.1), "reproduced"),
-        ("below", (-3.0, 0.0), "not reproduced"),
-        ("negligible", (-0.5, 0.9), "reproduced"),
-        ("negligible", (-0.5, 1.1), "not reproduced"),
-        ("above", None, "not testable here"),
-    ],
-)
-def test_a_verdict_follows_from_interval_and_null(rule, interval, word):
-    assert findings.verdict(rule, interval, (-1.0, 1.0)) == word
-
-
-def test_an_unknown_rule_is_refused():
-    with pytest.raises(ValueError, match="'better' is none of"):
-        findings.verdict("better", (0, 1), (0, 1))
-
-
-def quality(bits: list[float]) -> dict:
-    return {
-        "bits_per_byte": sum(bits) / (10 * len(bits)),
-        "window_bits": bits,
-        "window_bytes": [10] * len(bits),
-        "languages": {"de": {}, "en": {}},
-    }
-
-
-def entry(recipe: str, seed: int, bits: list[float], **facts) -> dict:
-    shape = dict(experts=4, top_k=2, heads=1, router="linear")
-    shape |= dict(params_total=100, params_active=50, macs_per_token=60)
-    return {
-        "command": "",
-        "text": {"tokens": 8},
-        "facts": dict(recipe=recipe, seed=seed) | shape | facts,
-        "quality": quality(bits),
-    }
-
-
-def test_a_difference_of_one_seed_rests_on_its_windows():
-    a, b = (entry("r", 1, bits) for bits in ([20, 30, 20, 30], [19, 29, 19, 29]))
-    value, interval, of = findings.difference([(a, b)])
-    # each window of 10 bytes has one bit less
-    assert (value, interval) == (pytest.approx(-0.1), pytest.approx((-0.1, -0.1)))
-    assert of == "windows of one seed"
-
-
-def test_a_difference_of_seeds_has_students_interval():
-    pairs = [(entry("r", s, [20.0] * 4), entry("q", s, [19.0 - s] * 4)) for s in (0, 1, 2)]
-    value, (low, high), of = findings.difference(pairs)
-    # -0.1, -0.2, -0.3: mean -0.2, deviation 0.1, t of two degrees 4.303
-    assert value == pytest.approx(-0.2)
-    assert [value - low, high - value] == pytest.approx([4.303 * 0.1 / 3**0.5] * 2)
-    assert of == "3 seeds"
-
-
-def test_comparisons_are_made_where_budgets_match():
-    models = {
-        "d": entry("dense", 1, [20, 21, 20, 21], experts=0, params_total=50),
-        "s": entry("sparse", 1, [19, 20, 19, 20]),
-        "f": entry("flops", 1, [18, 19, 18, 19], heads=2, experts=9, params_total=101),
-        "x": entry("other", 1, [18, 19, 18, 19], heads=2, router="x-moe", macs_per_token=61),
-        "t": entry("late", 2, [18, 19, 18, 19], heads=2, macs_per_token=61),
-    }
-    rows = {row["key"]: row for row in findings.derive(models)}
-    assert set(rows) == {"smoe-dense", "mhmoe-smoe-flops"}
-    assert rows["smoe-dense"]["models"] == ["d", "s"]
-    assert rows["mhmoe-smoe-flops"]["models"] == ["f", "s"]
-    assert rows["smoe-dense"]["verdict"] == "reproduced"
-    models["d"] = entry("dense", 1, [19, 20, 19, 20], experts=0, params_total=50)
-    rows = {row["key"]: row for row in findings.derive(models)}
-    assert rows["smoe-dense"]["verdict"] == "not reproduced"  # equal is not better
+# ---------------------------------------------------------------------------- findings
 
 
 def test_findings_of_measured_models_are_complete(subject, held):
@@ -329,14 +279,30 @@ def test_findings_of_measured_models_are_complete(subject, held):
     keys = {(row["key"], *row["models"]) for row in content["findings"]}
     assert ("distinct-experts", "text-mhmoe") in keys
     assert ("unused-experts", "text-smoe") in keys
+    assert ("collapse", "text-smoe") in keys
     assert ("activation-tokens", "text-mhmoe", "text-smoe") in keys
     for row in content["findings"]:
-        words = (findings.REPRODUCED, findings.NOT_REPRODUCED, findings.NOT_TESTABLE)
+        words = (verdicts.REPRODUCED, verdicts.NOT_REPRODUCED, verdicts.NOT_TESTABLE)
         assert row["verdict"] in words
         assert row["claim"]
         assert row["paper"]
         assert row["tokens"] == 288
         assert row["key"] in results.sentence(row)
+
+
+def test_a_router_that_knows_one_answer_has_no_rc_and_no_finding_of_it(subject, held, monkeypatch):
+    model = subject("text-smoe").model()
+    with torch.no_grad():
+        for _, layer in model.moe_layers:
+            layer.router.weight.zero_()
+    monkeypatch.setattr(measure.Subject, "model", lambda self, device: model)
+    found = measure_text.measure(subject("text-smoe"), held)
+    content = results.merged({"models": {}}, {"text-smoe": found})
+    assert [layer["value"] for layer in content["models"]["text-smoe"]["collapse"]] == [None, None]
+    keys = {row["key"] for row in content["findings"]}
+    assert "unused-experts" in keys
+    assert "collapse" not in keys
+    results.dumped(content)
 
 
 def test_by_counting_alone_no_head_is_more_active(subject, held):
@@ -477,10 +443,11 @@ def test_treebanks_add_word_classes_and_a_finding(trees, tmp_path, text_dir, cap
     asked = ["measure", "text-smoe", "--text-dir", text_dir, "--treebanks", trees, "--out", path]
     assert cli.main([str(part) for part in asked]) == 0
     content = results.load(path)
-    entry = content["models"]["text-smoe"]
-    assert set(entry["word_class"][0]["choices"]) == set(treebanks.CLASSES)
-    assert entry["treebanks"]["windows"] == 18
-    assert entry["command"].endswith("--text-dir TEXT --treebanks TREEBANKS")
+    found = content["models"]["text-smoe"]
+    assert set(found["word_class"][0]["choices"]) == set(treebanks.CLASSES)
+    assert found["probes"]["word_class"]["tokens"] > 0
+    assert found["treebanks"]["windows"] == 18
+    assert found["command"].endswith("--text-dir TEXT --treebanks TREEBANKS")
     assert "no-split-word-class" in {row["key"] for row in content["findings"]}
     (trees / "fr.conllu").unlink()
     assert cli.main([str(part) for part in asked]) == 1
@@ -541,7 +508,7 @@ def test_words_of_two_meanings_become_findings(lists, tmp_path, text_dir, capsys
     meanings = content["models"]["text-mhmoe"]["meanings"]
     for name in ("false_friends", "polysemous"):
         row = rows[f"meanings-{name.replace('_', '-')}"]
-        assert (row["verdict"] == findings.NOT_TESTABLE) == (meanings[name] is None)
+        assert (row["verdict"] == verdicts.NOT_TESTABLE) == (meanings[name] is None)
     (lists / "same_spelling_pairs.tsv").unlink()
     assert cli.main([str(part) for part in asked]) == 1
     assert "has no same_spelling_pairs.tsv" in capsys.readouterr().err

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from statistics import stdev
 
-from mhmoe.analysis.findings import MHMOE, STUDENT, Span, finding, mean, mean_span, order
+from mhmoe.analysis.findings import order
+from mhmoe.analysis.verdicts import MHMOE, STUDENT, Span, finding, mean, mean_span
 
 V_MOE = "2106.05974"
 

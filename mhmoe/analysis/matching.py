@@ -10,39 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 
-def assignment(gain: np.ndarray) -> np.ndarray:
-    """[n] the column of every row, each used once, with the largest sum of ``gain`` [n, n].
+def matched(first_RE: np.ndarray, second_RE: np.ndarray) -> np.ndarray:
+    """[E] the other run's expert for each of this one's, no two alike, with the largest sum of
+    correlations (the assignment problem)."""
+    from scipy.optimize import linear_sum_assignment  # the app does without scipy
 
-    The Hungarian method with potentials (Kuhn 1955), O(n^3).
-    """
-    n = len(gain)
-    if gain.shape != (n, n):
-        raise ValueError(f"only a square table can be matched, not {gain.shape}")
-    cost = np.zeros((n + 1, n + 1))
-    cost[1:, 1:] = -np.asarray(gain, float)
-    row_price, column_price = np.zeros(n + 1), np.zeros(n + 1)
-    row_of = np.zeros(n + 1, int)  # of each column; index 0 stands for nobody
-    for row in range(1, n + 1):
-        row_of[0], column = row, 0
-        best, before = np.full(n + 1, np.inf), np.zeros(n + 1, int)
-        done = np.zeros(n + 1, bool)
-        while row_of[column]:
-            done[column] = True
-            left = cost[row_of[column]] - row_price[row_of[column]] - column_price
-            closer = ~done & (left < best)
-            best[closer], before[closer] = left[closer], column
-            step_to = int(np.argmin(np.where(done, np.inf, best)))
-            step = best[step_to]
-            row_price[row_of[done]] += step
-            column_price[done] -= step
-            best[~done] -= step
-            column = step_to
-        while column:  # along the path back to the start, everybody moves over
-            row_of[column] = row_of[before[column]]
-            column = int(before[column])
-    found = np.zeros(n, int)
-    found[row_of[1:] - 1] = np.arange(n)
-    return found
+    return linear_sum_assignment(correlations(first_RE, second_RE), maximize=True)[1]
 
 
 def correlations(first_RE: np.ndarray, second_RE: np.ndarray) -> np.ndarray:
@@ -56,17 +29,42 @@ def correlations(first_RE: np.ndarray, second_RE: np.ndarray) -> np.ndarray:
     return columns[0].T @ columns[1]
 
 
-def consistency(first_RE: np.ndarray, second_RE: np.ndarray) -> float:
-    """Mean correlation of matched experts: 1 for the same routing in another numbering (X-MoE's
-    inter-run consistency, arXiv 2204.09179, with the matching and for tokens)."""
-    table = correlations(first_RE, second_RE)
-    return float(table[np.arange(len(table)), assignment(table)].mean())
+def agreement(
+    first_RE: np.ndarray, second_RE: np.ndarray, partner_E: np.ndarray
+) -> tuple[float, float]:
+    """Of matched experts, the mean correlation of their choices: 1 for the same routing in another
+    numbering; and the correlation of their loads over the experts (X-MoE's inter-run consistency,
+    arXiv 2204.09179, which says nothing about the numbering)."""
+    rows = np.arange(len(partner_E))
+    loads = (first_RE.sum(0)[:, None], second_RE.sum(0)[partner_E][:, None])
+    return (
+        float(correlations(first_RE, second_RE)[rows, partner_E].mean()),
+        float(correlations(*loads)[0, 0]),
+    )
 
 
 def by_chance(
     first_RE: np.ndarray, second_RE: np.ndarray, draws: int = 100, seed: int = 0
 ) -> np.ndarray:
-    """[draws] consistency when the tokens of one run are dealt out anew: random partitions of the
-    same sizes."""
+    """[draws, 2] both numbers when the tokens of one run are dealt out anew: random partitions of
+    the same sizes, matched as best they can be."""
     rng = np.random.default_rng(seed)
-    return np.array([consistency(first_RE, rng.permutation(second_RE)) for _ in range(draws)])
+    found = []
+    for _ in range(draws):
+        dealt = rng.permutation(second_RE)
+        found.append(agreement(first_RE, dealt, matched(first_RE, dealt)))
+    return np.array(found)
+
+
+def per_window(first_NTE: np.ndarray, second_NTE: np.ndarray) -> np.ndarray:
+    """[N, 6 E] what ``correlated`` needs, of every window: number, sums, squares and products."""
+    a, b = np.asarray(first_NTE, float), np.asarray(second_NTE, float)
+    parts = (np.ones_like(a), a, b, a * a, b * b, a * b)
+    return np.concatenate([part.sum(1) for part in parts], 1)
+
+
+def correlated(sums: np.ndarray) -> np.ndarray:
+    """[..., E] Pearson of each expert's choices with its partner's, from sums [..., 6 E]."""
+    n, a, b, aa, bb, ab = np.split(sums, 6, axis=-1)
+    spread = (n * aa - a * a) * (n * bb - b * b)
+    return np.where(spread > 0, (n * ab - a * b) / np.sqrt(np.where(spread > 0, spread, 1)), 0.0)

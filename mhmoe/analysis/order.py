@@ -117,7 +117,12 @@ def overlap_chance(before_SK: np.ndarray, after_SK: np.ndarray, experts: int) ->
     return float(before_SK.shape[1] * (shares[0] * shares[1]).sum())
 
 
-def changed(before_SK: np.ndarray, after_SK: np.ndarray) -> float:
-    """Share of sub-tokens with another first choice (routing fluctuation, X-MoE, arXiv
+def changed(before_SK: np.ndarray, after_SK: np.ndarray) -> np.ndarray:
+    """[S] True for a sub-token with another first choice (routing fluctuation, X-MoE, arXiv
     2204.09179)."""
-    return float((before_SK[:, 0] != after_SK[:, 0]).mean())
+    return before_SK[:, 0] != after_SK[:, 0]
+
+
+def changed_chance(before_SK: np.ndarray, after_SK: np.ndarray, experts: int) -> float:
+    """The mean of ``changed`` if the sub-tokens of one time were dealt out anew."""
+    return 1 - overlap_chance(before_SK[:, :1], after_SK[:, :1], experts)

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mhmoe.analysis import balance, diversity, matching, nulls, order, routing, specialisation
+from mhmoe.analysis import (
+    balance,
+    collapse,
+    diversity,
+    matching,
+    nulls,
+    order,
+    routing,
+    specialisation,
+)
 from mhmoe.trace import LayerTrace
 
 SEED = 0
@@ -126,6 +135,28 @@ def diverse(r: Routed) -> dict:
         for name in found:
             report[name][null] = tested(report[name]["value"], drawn[name])
     return report
+
+
+# ------------------------------------------------------------------------ collapse
+
+
+def collapsed(x_NRD: np.ndarray, first_NR: np.ndarray, experts: int, group: np.ndarray) -> dict:
+    """X-MoE's RC of the sub-tokens that a layer's router read, by first choice; chance: the same
+    sub-tokens dealt out anew among the experts."""
+    test = collapse.by_chance(x_NRD, first_NR, experts, SHUFFLES, SEED)
+    found = rc(x_NRD, first_NR, experts, group)
+    return {**found, "test": tested(found["value"], test)}
+
+
+def rc(x_NRD: np.ndarray, first_NR: np.ndarray, experts: int, group: np.ndarray) -> dict:
+    """RC alone, with its interval."""
+    of = collapse.moments(x_NRD, first_NR, experts)
+    value = float(collapse.rc(of.drawn(np.ones(len(group)))))
+    drawn = np.log(collapse.rc(of.drawn(nulls.resampled(group, BOOTSTRAP, SEED))))
+    return {
+        "value": value,
+        "interval": tuple(np.exp(recentred(drawn, np.log(value))).tolist()),
+    }
 
 
 # ------------------------------------------------------------------------ specialisation
@@ -241,7 +272,10 @@ def over_time(steps: Sequence[int], choices: Sequence[np.ndarray], r: Routed) ->
                 "uniform": layer.top_k / layer.experts,
                 "demand": order.overlap_chance(now, layer.expert, layer.experts),
             },
-            "changed_next": order.changed(now, after),
+            "changed_next": {
+                **r.mean(order.changed(now, after)),
+                "demand": order.changed_chance(now, after, layer.experts),
+            },
         }
         for step, now, after in zip(steps, choices, later, strict=True)
     ]
@@ -253,10 +287,15 @@ def over_time(steps: Sequence[int], choices: Sequence[np.ndarray], r: Routed) ->
 def alike(r: Routed, other: Routed) -> dict:
     """Two seeds' experts of one layer, matched; chance: the tokens of one run dealt out anew."""
     first, second = (one.hits.reshape(-1, one.layer.experts) for one in (r, other))
-    value = matching.consistency(first, second)
+    partner = matching.matched(first, second)
+    value, load = matching.agreement(first, second, partner)
+    chance = matching.by_chance(first, second, SHUFFLES, SEED)
+    windows = matching.per_window(r.hits, other.hits[..., partner])
     return {
         "value": value,
-        "test": tested(value, matching.by_chance(first, second, SHUFFLES, SEED)),
+        "interval": nulls.interval(matching.correlated(r.draws @ windows).mean(-1)),
+        "test": tested(value, chance[:, 0]),
+        "load": {"value": load, "test": tested(load, chance[:, 1])},
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -40,18 +40,24 @@ def text_metrics(
             f"{model.config.context} tokens; give more text."
         )
     nats, tokens, size = 0.0, 0, 0
-    for at, chunk in _chunks(model, windows):
+    for number, chunk in enumerate(chunks(model, windows)):
         masked = None
         if not model.config.causal:
-            masked = random_mask(*chunk.shape, mask_ratio, [seed, at]).to(chunk.device)
+            masked = random_mask(*chunk.shape, mask_ratio, [seed, number * BATCH])
+            masked = masked.to(chunk.device)
         run = model(chunk, masked=masked)
         watch(run)
         nats += float(token_nats(run.output, chunk, masked).sum())
         targets = (chunk[:, 1:] if masked is None else chunk[masked]).cpu().numpy()
         tokens, size = tokens + targets.size, size + int(sizes[targets].sum())
     hidden = {} if model.config.causal else {"mask_ratio": mask_ratio}
-    return hidden | {
-        "bits_per_byte": nats / np.log(2) / size,
+    return hidden | per_byte(nats, tokens, size)
+
+
+def per_byte(nats: float, tokens: int, size: int) -> dict:
+    """The numbers of a text of so many predicted tokens and ``size`` bytes, from its nats."""
+    return {
+        "bits_per_byte": float(nats / np.log(2) / size),
         "perplexity": float(np.exp(nats / tokens)),
         "tokens": tokens,
         "bytes": size,
@@ -237,7 +243,8 @@ def whole_pictures(
         watch(model(patches, what_if=what_if, only_block=only_block))
 
 
-def _chunks(model: Transformer, windows: np.ndarray):
+def chunks(model: Transformer, windows: np.ndarray) -> Iterator[Tensor]:
+    """Token ids of ``BATCH`` windows at a time, on the model's device."""
     device = next(model.parameters()).device
     for at in range(0, len(windows), BATCH):
-        yield at, torch.from_numpy(windows[at : at + BATCH]).to(device).long()
+        yield torch.from_numpy(windows[at : at + BATCH]).to(device).long()

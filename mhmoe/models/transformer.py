@@ -21,6 +21,7 @@ class Run:
     caption  [B, tokens, words] logits, where a caption was given
     classes  [B, classes] logits of the whole picture, where the model has classes
     routing  per MoE block; vectors likewise, kept only when asked for
+    stream   [B, T, D] what each block reads, and what the last one leaves; kept with vectors
     """
 
     output: Tensor
@@ -28,6 +29,7 @@ class Run:
     classes: Tensor | None = None
     routing: list[Routing] = field(default_factory=list)
     vectors: list[dict[str, Tensor]] = field(default_factory=list)
+    stream: list[Tensor] = field(default_factory=list)
 
 
 class Attention(nn.Module):
@@ -142,6 +144,8 @@ class Transformer(nn.Module):
         x = x + position
         run = Run(x)
         for i, block in enumerate(self.blocks):
+            if with_vectors:
+                run.stream.append(x)
             x = x + block.attention(block.attention_norm(x))
             if self.config.moe is None:
                 x = x + block.ffn(block.ffn_norm(x))
@@ -157,6 +161,8 @@ class Transformer(nn.Module):
             run.routing.append(routing)
             if with_vectors:
                 run.vectors.append(vectors)
+        if with_vectors:
+            run.stream.append(x)
         x = self.norm(x)
         if caption is not None:
             x, rest = x.split([inputs.shape[1], caption.shape[1]], 1)

@@ -23,8 +23,7 @@ def collect(family: str, runs: Path) -> dict[str, runlog.Run]:
         raise recipe.UnknownRecipe(f"Unknown family {family!r}; known are {known}.")
     members = recipe.members(path)
     found = {}
-    for folder, state in loop.finished(runs):
-        trained = Recipe.from_dict(state["recipe"])
+    for folder, trained, state in loop.finished(runs):
         if trained.name not in members:
             continue
         if trained != Recipe.load(trained.name, trained.seed):

@@ -241,15 +241,17 @@ class Job:
         self.validation = facts["validation"]
 
 
-def finished(runs: Path) -> Iterator[tuple[Path, dict]]:
-    """The folders of the runs in ``runs`` that have come to their end, each with what its saved
-    state says: step, seconds, validation, recipe. Raises TrainingError."""
+def finished(runs: Path) -> Iterator[tuple[Path, Recipe, dict]]:
+    """The folders of the runs in ``runs`` that have come to their end, each with its recipe and
+    what its saved state says: step, seconds, validation. Raises TrainingError."""
     for path in sorted(runs.glob("*/last/state.json")):
         try:
             state = json.loads(path.read_text("utf-8"))
-            if state["step"] == state["recipe"]["steps"]:
-                yield path.parents[1], state
+            recipe = Recipe.from_dict(state["recipe"])
+            over = state["step"] == recipe.steps
         except FileNotFoundError:  # a run that is just being saved, so it has not come to its end
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(f"The state {path} cannot be read: {error}") from None
+        if over:
+            yield path.parents[1], recipe, state

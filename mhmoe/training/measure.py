@@ -7,9 +7,9 @@ A subject is a model that is shipped, or a finished run with its snapshots and i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,11 @@ from mhmoe.models import checkpoint
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Run, Transformer
 from mhmoe.trace import TOKEN_CHOICE, LayerTrace
+from mhmoe.training import loop
+from mhmoe.training.recipe import Recipe
 
 KINDS = ("text", "image")
+LOSSES = ("balance", "importance", "smooth_load", "z")  #: weights in a recipe
 REMOVALS = 32  #: runs over a few inputs that removing one expert at a time may cost
 
 #: From a model to one trace of each MoE layer, all held-out inputs end to end.
@@ -64,7 +67,7 @@ class Subject:
     @property
     def command(self) -> str:
         """What measures it again; TEXT, RUNS stand for the reader's own folders."""
-        runs = " --runs RUNS" if "steps" in self.facts else ""
+        runs = " --runs RUNS" if self.weights.parent.name == "last" else ""
         text = " --text-dir TEXT" if self.config.kind == "text" else ""
         return f"python -m mhmoe measure {self.name}{runs}{text}"
 
@@ -105,40 +108,35 @@ def subjects(names: Sequence[str], runs: Path | None = None) -> list[Subject]:
 
 def shipped() -> list[Subject]:
     cards = [checkpoint.card(name) for name in checkpoint.names()]
-    return [
-        Subject(
-            card["name"],
-            ModelConfig.from_dict(card["config"]),
-            checkpoint.folder() / card["file"],
-            {"recipe": card["name"], "seed": card.get("seed")},
-        )
-        for card in cards
-        if card["config"]["kind"] in KINDS
-    ]
+    return [_of_card(card) for card in cards if card["config"]["kind"] in KINDS]
+
+
+def _of_card(card: dict) -> Subject:
+    folder, known = checkpoint.folder(), {"recipe": card["name"], "seed": None}
+    if "recipe" in card:
+        known = _trained(Recipe.from_dict(card["recipe"]))
+    return Subject(
+        card["name"],
+        ModelConfig.from_dict(card["config"]),
+        folder / card["file"],
+        known,
+        tuple((row["step"], folder / row["file"]) for row in card.get("snapshots", ())),
+    )
 
 
 def finished(runs: Path) -> list[Subject]:
-    """The runs in a folder that have come to their end. Raises MeasureError."""
+    """The runs in a folder that have come to their end. Raises TrainingError."""
     found = []
-    for path in sorted(runs.glob("*/last/state.json")):
-        try:
-            state = json.loads(path.read_text("utf-8"))
-            recipe = state["recipe"]
-            if recipe["data"] not in KINDS or state["step"] < recipe["steps"]:
-                continue
-            config = ModelConfig.from_dict(recipe["model"])
-        except FileNotFoundError:  # a run that is just being saved, so it has not come to its end
+    for folder, recipe, _ in loop.finished(runs):
+        if recipe.data not in KINDS:
             continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise MeasureError(f"The state {path} cannot be read: {error}") from None
-        folder = path.parents[1]
         saved = sorted((folder / "snapshots").glob("*.safetensors"))
         found.append(
             Subject(
                 folder.name,
-                config,
-                path.parent / "state.safetensors",
-                {"recipe": recipe["name"], "seed": recipe["seed"], "steps": recipe["steps"]},
+                recipe.model,
+                folder / "last" / "state.safetensors",
+                _trained(recipe),
                 tuple((int(one.stem), one) for one in saved),
             )
         )
@@ -146,6 +144,18 @@ def finished(runs: Path) -> list[Subject]:
         replace(s, seeds=tuple(o for o in found if o is not s and _same_recipe(s, o)))
         for s in found
     ]
+
+
+def _trained(recipe: Recipe) -> dict:
+    """What a comparison has to know of a recipe."""
+    weights = {name: getattr(recipe, name) for name in LOSSES}
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "losses": weights,
+        "steps": recipe.steps,
+        "languages": list(recipe.languages),
+    }
 
 
 def _same_recipe(a: Subject, b: Subject) -> bool:
@@ -181,6 +191,9 @@ def facts(subject: Subject, model: Transformer) -> dict:
         **model.counts(),
         "kind": c.kind,
         "router": c.router,
+        "gate": moe.gate if moe else "none",
+        "score": moe.score if moe else "none",
+        "shared": moe.shared if moe else 0,
         "blocks": c.blocks,
         "d_model": c.d_model,
         "experts": moe.experts if moe else 0,
@@ -220,6 +233,7 @@ def over_time(subject: Subject, layers: list[list[LayerTrace]], group: np.ndarra
     steps = [step for step, _ in subject.snapshots]
     return {
         "steps": subject.facts["steps"],
+        "at": steps,
         "tokens": final[0].sub_tokens // final[0].heads,
         "layers": [
             report.over_time(steps, [then[i].expert for then in earlier], r)
@@ -231,7 +245,11 @@ def over_time(subject: Subject, layers: list[list[LayerTrace]], group: np.ndarra
 def other_seeds(
     subject: Subject, route: Route, group: np.ndarray, device: torch.device | str = "cpu"
 ) -> dict:
-    """How alike this run and each other seed divide the same inputs."""
+    """How alike this run and each other seed divide the same inputs. Raises MeasureError."""
+    if find_spec("scipy") is None:
+        raise MeasureError(
+            "Seeds are compared with scipy, which is not installed: pip install scipy==1.17.1"
+        )
 
     def layers(one: Subject) -> list[report.Routed]:
         return report.opened(route(one.model(device=device)), group)

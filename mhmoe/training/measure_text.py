@@ -24,7 +24,7 @@ from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Run, Transformer
 from mhmoe.trace import TOKEN_CHOICE, LayerTrace
-from mhmoe.training import treebanks, wordlists
+from mhmoe.training import costs, probes, treebanks, wordlists
 from mhmoe.training.measure import (
     MeasureError,
     Routes,
@@ -176,10 +176,12 @@ def measure(
     say: Callable[[str], None] = lambda sentence: None,
     words: HeldOut | None = None,
     lists: Path | None = None,
+    with_costs: bool = False,
 ) -> dict:
     """Everything about one model; ``words``: treebanks, for the classes of words; ``lists``: the
-    folder of ``mhmoe.training.wordlists``. Raises MeasureError, CorpusError."""
-    model = subject.model(device=device)
+    folder of ``mhmoe.training.wordlists``; ``with_costs``: time and memory, too. Raises
+    MeasureError, CorpusError."""
+    model, seed = subject.model(device=device), subject.facts["seed"] or 0
     say(f"{subject.name}: {text.windows.size:,} tokens of {len(LANGUAGES)} languages")
     nats, layers = routed(model, text.windows)
     entry = {
@@ -187,11 +189,16 @@ def measure(
         "facts": facts(subject, model),
         "text": text.facts,
         "quality": quality(nats, text),
+        "probes": probes.of(model, seed, text, words),
     }
+    if with_costs:
+        entry["costs"] = costs.costs(model, text.windows)
+        entry["command"] += " --costs"
     if not layers or layers[0].assignment != TOKEN_CHOICE:
         return entry
     opened = report.opened(layers, text.language)
     entry |= of_routing(opened)
+    entry["collapse"] = probes.collapse(model, seed, text.windows, text.language)
     if lists and layers[0].heads > 1:
         entry["meanings"] = two_meanings(layers, text, lists)
         entry["command"] += " --words WORDS"
@@ -244,11 +251,8 @@ def quality(nats: np.ndarray, text: HeldOut) -> dict:
     def numbers(rows: np.ndarray) -> dict:
         draws = nulls.resampled(text.language[rows], report.BOOTSTRAP, report.SEED)
         return {
-            "bits_per_byte": float(bits[rows].sum() / size[rows].sum()),
+            **metrics.per_byte(nats[rows].sum(), len(rows) * tokens, int(size[rows].sum())),
             "interval": nulls.interval(draws @ bits[rows] / (draws @ size[rows])),
-            "perplexity": float(np.exp(nats[rows].mean() / tokens)),
-            "tokens": len(rows) * tokens,
-            "bytes": int(size[rows].sum()),
         }
 
     return {

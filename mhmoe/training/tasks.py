@@ -111,10 +111,7 @@ class Text:
         size = sum(m["bytes"] for m in languages.values())
         bits = sum(m["bits_per_byte"] * m["bytes"] for m in languages.values())
         return {
-            "bits_per_byte": bits / size,
-            "perplexity": float(2 ** (bits / tokens)),
-            "tokens": tokens,
-            "bytes": size,
+            **metrics.per_byte(bits * np.log(2), tokens, size),
             "windows": len(windows),
             "languages": languages,
         }
