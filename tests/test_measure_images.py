@@ -253,6 +253,12 @@ def test_boundaries_are_cut_as_their_photographs(photos):
     assert not found.boundary[1].any()
 
 
+def test_boundaries_of_another_size_are_one_sentence(photos):
+    Image.new("L", (128, 200)).save(photos / "val_boundaries" / "b.png")
+    with pytest.raises(measure.MeasureError, match=r"b.png has 128 x 200 .* photograph 200 x 128"):
+        measure_images.photographs(photos, TINY["image-mhmoe"])
+
+
 def test_photographs_add_boundaries_and_findings(photos, tmp_path, capsys):
     path = tmp_path / "r.json"
     asked = ["measure", "image-mhmoe", "image-smoe", "--boundaries", photos, "--out", path]

@@ -148,10 +148,16 @@ def photographs(folder: Path, config: ModelConfig) -> Photographs:
         photo = path.parent.with_name(path.parent.name.removesuffix("_boundaries"))
         try:
             image = images.decode((photo / f"{path.stem}.jpg").read_bytes(), grid * config.patch)
-            with Image.open(path) as grey:
-                square = grey.convert("L").crop(image.crop)
+            with Image.open(path) as marked:
+                grey = marked.convert("L")
         except OSError as error:
             raise MeasureError(f"{path} and its photograph cannot be read: {error}") from None
+        if grey.size != image.size:
+            raise MeasureError(
+                f"{path} has {grey.size[0]} x {grey.size[1]} pixels, its photograph "
+                f"{image.size[0]} x {image.size[1]}; make them equal."
+            )
+        square = grey.crop(image.crop)
         pixels.append(image.pixels)
         boundary.append(np.asarray(square.resize((grid, grid), Image.Resampling.BOX)).ravel() / 255)
     if not pixels:
