@@ -248,6 +248,13 @@ def test_seeds_are_not_compared_without_scipy(tmp_path, text_dir, held, monkeypa
         measure.other_seeds(subject, route(held), held.language)
 
 
+def test_what_answers_another_question_is_not_measured_beside_the_others(tmp_path, text_dir):
+    run_of("text-smoe", tmp_path, text_dir)
+    run_of("text-smoe", tmp_path, text_dir, seed=2, languages=("en",))
+    run_of("text-smoe", tmp_path, text_dir, seed=3, model=replace(TINY["text-smoe"], causal=False))
+    assert [s.name for s in measure.subjects([], tmp_path)] == ["text-smoe-1"]
+
+
 def test_a_run_knows_the_weights_of_its_losses(tmp_path, text_dir):
     run_of("text-smoe", tmp_path, text_dir, balance=0.25, z=0.5)
     (subject,) = measure.subjects([], tmp_path)

@@ -27,8 +27,8 @@ from mhmoe.models.transformer import Run, Transformer
 from mhmoe.trace import TOKEN_CHOICE, LayerTrace
 from mhmoe.training import loop
 from mhmoe.training.recipe import Recipe
+from mhmoe.training.text import LANGUAGES
 
-KINDS = ("text", "image")
 LOSSES = ("balance", "importance", "smooth_load", "z")  #: weights in a recipe
 REMOVALS = 32  #: runs over a few inputs that removing one expert at a time may cost
 
@@ -108,7 +108,16 @@ def subjects(names: Sequence[str], runs: Path | None = None) -> list[Subject]:
 
 def shipped() -> list[Subject]:
     cards = [checkpoint.card(name) for name in checkpoint.names()]
-    return [_of_card(card) for card in cards if card["config"]["kind"] in KINDS]
+    return [subject for subject in map(_of_card, cards) if _asked_alike(subject)]
+
+
+def _asked_alike(subject: Subject) -> bool:
+    """Pictures, or the next token of text in all languages: what else there is answers other
+    questions, and has its numbers on its card alone."""
+    if subject.config.kind != "text":
+        return subject.config.kind == "image"
+    every = subject.facts.get("languages", list(LANGUAGES)) == list(LANGUAGES)
+    return subject.config.causal and every
 
 
 def _of_card(card: dict) -> Subject:
@@ -128,8 +137,6 @@ def finished(runs: Path) -> list[Subject]:
     """The runs in a folder that have come to their end. Raises TrainingError."""
     found = []
     for folder, recipe, _ in loop.finished(runs):
-        if recipe.data not in KINDS:
-            continue
         saved = sorted((folder / "snapshots").glob("*.safetensors"))
         found.append(
             Subject(
@@ -140,6 +147,7 @@ def finished(runs: Path) -> list[Subject]:
                 tuple((int(one.stem), one) for one in saved),
             )
         )
+    found = [subject for subject in found if _asked_alike(subject)]
     return [
         replace(s, seeds=tuple(o for o in found if o is not s and _same_recipe(s, o)))
         for s in found
