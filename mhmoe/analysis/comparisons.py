@@ -24,6 +24,7 @@ from mhmoe.analysis.verdicts import (
     finding,
     mean,
     mean_span,
+    seen,
 )
 
 #: Sizes that differ by less than this are called equal.
@@ -32,7 +33,7 @@ EQUAL = 0.06
 BASE = ("router", "gate", "score", "shared")
 BOTH = ("params_total", "macs_per_token")
 
-DENSE, SMOE, FINE, XMOE, HEADED = "dense", "smoe", "fine", "xmoe", "mhmoe"
+DENSE, SMOE, FINE, XMOE, HEADED, SOFT = "dense", "smoe", "fine", "xmoe", "mhmoe", "soft"
 
 
 @dataclass(frozen=True)
@@ -178,11 +179,11 @@ BETTER = (
 )
 
 
-def recipes(models: dict[str, dict]) -> list[Recipe]:
-    """Of text; pictures have no bits per byte."""
+def recipes(models: dict[str, dict], data: str = "text") -> list[Recipe]:
+    """Of the models that were measured on "text", or on "pictures"."""
     runs: dict[str, dict[str, dict]] = {}
     for name, entry in sorted(models.items()):
-        if "text" in entry:
+        if data in entry:
             runs.setdefault(entry["facts"]["recipe"], {})[name] = entry
     facts = [next(iter(entries.values()))["facts"] for entries in runs.values()]
     return [
@@ -198,6 +199,8 @@ def _kind(own: dict, every: Sequence[dict]) -> str:
         return DENSE
     if own["heads"] > 1:
         return HEADED
+    if own["router"].startswith("soft-moe"):
+        return SOFT
     if own["router"].startswith("x-moe"):
         return XMOE
     cut = any(
@@ -212,14 +215,14 @@ def _kind(own: dict, every: Sequence[dict]) -> str:
 
 
 def pairs(found: Sequence[Recipe]) -> Iterator[Pair]:
-    """Every ordered pair of recipes that have a seed and its text in common; of several entries
+    """Every ordered pair of recipes that have a seed and its data in common; of several entries
     of one recipe and seed (a run, and the checkpoint made of it) the first by name."""
     for first, second in product(found, repeat=2):
         by_seed = {}
         for a, b in product(first.entries, second.entries):
             one, two = first.entries[a], second.entries[b]
             seed = one["facts"]["seed"]
-            if seed == two["facts"]["seed"] and one["text"] == two["text"]:
+            if seed == two["facts"]["seed"] and seen(one) == seen(two):
                 by_seed.setdefault(seed, (a, b))
         if first is not second and by_seed:
             yield Pair(first, second, tuple(by_seed.values()))

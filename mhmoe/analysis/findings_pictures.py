@@ -6,16 +6,18 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from statistics import stdev
 
+from mhmoe.analysis import comparisons, comparisons_pictures
 from mhmoe.analysis.findings import order
-from mhmoe.analysis.verdicts import MHMOE, STUDENT, Span, finding, mean, mean_span
-
-V_MOE = "2106.05974"
+from mhmoe.analysis.verdicts import MHMOE, STUDENT, V_MOE, Span, finding, mean, mean_span
 
 
 def derive(models: dict[str, dict]) -> list[dict]:
     """All findings that only image models have, sorted."""
     pictures = {name: entry for name, entry in models.items() if "pictures" in entry}
-    return sorted((row for name in pictures for row in _of_one({name: pictures[name]})), key=order)
+    rows = [row for name in pictures for row in _of_one({name: pictures[name]})]
+    pairs = comparisons.pairs(comparisons.recipes(models, "pictures"))
+    rows += [row for pair in pairs for row in comparisons_pictures.of_kinds(pair)]
+    return sorted(rows, key=order)
 
 
 def _of_one(one: dict[str, dict]) -> Iterator[dict]:
