@@ -66,6 +66,7 @@ class Stage {
     const edition = `${explorer.version} ${width} ${this.zoom}`;
     const focused = this.marks?.findIndex((mark) => mark.matches(":focus")) ?? -1;
     if (this.edition !== edition) {
+      forgetIdle(this.stocking);
       this.shelf.clear();
       this.scroller.replaceChildren();
     }
@@ -84,7 +85,8 @@ class Stage {
     this.frame(stage, explorer.say);
     this.showCut();
     this.showStep(false);
-    this.stock();
+    put(this.node, "data-stocked", false);
+    if (explorer.thumb.matches(":hover, :focus")) this.stock();
   }
 
   /**
@@ -103,10 +105,14 @@ class Stage {
     return this.shelf.get(outcome);
   }
 
-  /** While the browser idles, the other outcomes are drawn too: then scrubbing only shows another one. */
+  /**
+   * Once a hand is at the thumb, the other outcomes are drawn too, while the browser idles: then
+   * scrubbing only shows another drawing.
+   */
   stock() {
     forgetIdle(this.stocking);
-    const { outcomes } = this.explorer.data;
+    const { outcomes, stage } = this.explorer.data;
+    if (!stage || !this.edition) return;
     const next = outcomes.findIndex(({ ready }, outcome) => ready && !this.shelf.has(outcome));
     put(this.node, "data-stocked", next < 0);
     if (next < 0) return;

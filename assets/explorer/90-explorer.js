@@ -182,7 +182,7 @@ class Explorer {
     const last = data.outcomes.length - 1;
     this.thumb = el("input", { type: "range", class: "slider", min: 0, max: last, step: 1, "aria-label": say("capacity_factor"),
       oninput: () => this.later("scrub", () => this.scrub(Number(this.thumb.value))),
-      onchange: () => this.release() });
+      onchange: () => this.release(), onpointerenter: () => this.stage.stock(), onfocus: () => this.stage.stock() });
     this.thumbValue = el("output", { class: "value" });
     this.thumbReadings = el("span", { class: "readings" });
     const ticks = data.outcomes.map(({ label }, i) => el("span", { "--at": last ? i / last : 0 }, label));

@@ -44,6 +44,7 @@ SWEEPS, POSITIONS = 6, 40
 #: A text of more tokens than any context here, so that a trace of it is full.
 LONG_TEXT = "The bank by the river lent us money, and the river ran past the old stone bank. " * 12
 
+EXPLORER = ".st-key-explorer-text"
 READY = '.stage[data-ready="true"]'
 START_DRAWN = [
     {"key": "explorer-text", "selector": READY},
@@ -319,7 +320,8 @@ def play(bench: Bench) -> list[Row]:
         page = context.new_page()
         page.on("websocket", lambda s: s.on("framesent", lambda data: messages.append(data)))
         opened(page, server.url, START_DRAWN)
-        page.locator('.st-key-explorer-text .stage[data-stocked="true"]').wait_for()
+        page.locator(f"{EXPLORER} .capacity input.slider").hover()
+        page.locator(f'{EXPLORER} .stage[data-stocked="true"]').wait_for()  # before it is dragged
         rest(page)
         trace = _play_and_scrub(bench.browser, page, messages)
     seen = frames.read(trace)
@@ -331,7 +333,7 @@ def play(bench: Bench) -> list[Row]:
 
 
 def _play_and_scrub(browser: Browser, page: Page, messages: list[object]) -> list[dict]:
-    explorer = page.locator(".st-key-explorer-text")
+    explorer = page.locator(EXPLORER)
     thumb = explorer.locator(".capacity input.slider")
     # Near the top, so that the stage below is in view, too.
     thumb.evaluate("n => { n.style.scrollMarginTop = '80px'; n.scrollIntoView(); }")

@@ -155,6 +155,7 @@ def test_a_scrubbed_value_forces_no_layout(server, visit):
     page = opened(visit, server)
     slider = page.locator(".st-key-explorer-text .capacity input[type=range]")
     expect(slider).to_be_enabled()
+    slider.hover()
     expect(page.locator(STAGE)).to_have_attribute("data-stocked", "true")
     settle(page)
     page.evaluate(COUNT_LAYOUTS)
