@@ -217,7 +217,9 @@ def test_choices_that_cannot_be_paired_are_said_to():
 def test_times_by_hand():
     before, after = np.array([[0, 1], [2, 3]]), np.array([[1, 0], [2, 0]])
     assert order.overlap(before, after).tolist() == [1, 0.5]
-    assert order.changed(before, after) == 0.5
+    assert order.changed(before, after).tolist() == [True, False]
+    # first choices 0, 2 and 1, 2: dealt out anew, one pair in four is 2 and 2
+    assert order.changed_chance(before, after, 4) == pytest.approx(0.75)
     # shares 1/4 each, and 1/2, 1/4, 1/4, 0
     assert order.overlap_chance(before, after, 4) == pytest.approx(2 * 0.25)
 
@@ -227,4 +229,5 @@ def test_unrelated_times_overlap_as_chance_says_and_equal_ones_wholly():
     assert order.overlap(a, b).mean() == pytest.approx(order.overlap_chance(a, b, 8), rel=0.05)
     assert order.overlap_chance(a, b, 8) == pytest.approx(2 / 8, rel=0.05)
     assert (order.overlap(a, a) == 1).all()
-    assert order.changed(a, a) == 0
+    assert not order.changed(a, a).any()
+    assert order.changed(a, b).mean() == pytest.approx(order.changed_chance(a, b, 8), rel=0.05)
