@@ -134,20 +134,7 @@ def parser() -> argparse.ArgumentParser:
     trace = commands.add_parser(
         "trace", help="route a text, a picture, or a picture and its caption together"
     )
-    source = trace.add_mutually_exclusive_group()
-    source.add_argument("--text", metavar="S", help="the text itself")
-    source.add_argument("--text-file", metavar="F", type=Path, help="a UTF-8 file")
-    trace.add_argument("--image", metavar="F", type=Path, help="a picture file")
-    trace.add_argument(
-        "--step",
-        metavar="N",
-        type=int,
-        help="the model as it was after N steps of its training; `models --json` names the steps",
-    )
-    trace.add_argument(
-        "--out", metavar="FILE", type=Path, help="also write the trace as safetensors"
-    )
-    trace.set_defaults(command=show_trace)
+    _trace_options(trace)
 
     evaluate = commands.add_parser("evaluate", help="measure a model on your own data")
     data = evaluate.add_mutually_exclusive_group(required=True)
@@ -186,6 +173,23 @@ def parser() -> argparse.ArgumentParser:
             help="auto, cpu, cuda or mps; default: MHMOE_DEVICE, else auto",
         )
     return top
+
+
+def _trace_options(trace: argparse.ArgumentParser) -> None:
+    source = trace.add_mutually_exclusive_group()
+    source.add_argument("--text", metavar="S", help="the text itself")
+    source.add_argument("--text-file", metavar="F", type=Path, help="a UTF-8 file")
+    trace.add_argument("--image", metavar="F", type=Path, help="a picture file")
+    trace.add_argument(
+        "--step",
+        metavar="N",
+        type=int,
+        help="the model as it was after N steps of its training; `models --json` names the steps",
+    )
+    trace.add_argument(
+        "--out", metavar="FILE", type=Path, help="also write the trace as safetensors"
+    )
+    trace.set_defaults(command=show_trace)
 
 
 def _measure_options(measure: argparse.ArgumentParser) -> None:

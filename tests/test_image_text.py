@@ -306,6 +306,7 @@ def test_pairs_are_learned_and_shipped(few, tmp_path):
     ship.ship(job)
     card = checkpoint.card(RECIPE.name)
     assert card["metrics"]["caption_bits_per_byte"] > 0
+    assert card["training"]["tokens"] == 40 * 4 * (T + L)
     assert card["config"]["kind"] == "image-text"
     assert [source["licence"] for source in card["data"]] == ["CC0 1.0", "CC0 1.0"]
 

@@ -187,6 +187,11 @@ def test_a_config_that_makes_no_sense(changes, code, sentence):
     assert caught.value.code == code
 
 
+def test_layers_that_are_no_list():
+    with pytest.raises(ConfigError, match="mlp_only_layers is 3; it must be a list of layers"):
+        count(presets()["Qwen3-30B-A3B"] | {"mlp_only_layers": 3})
+
+
 @pytest.mark.parametrize("values", [None, [], "text", 3])
 def test_what_is_no_config(values):
     with pytest.raises(ConfigError, match="one object in braces"):

@@ -150,14 +150,26 @@ def _latent(c: Config) -> _Attention:
     return _Attention(matrices, vectors, H * (plain + rotary + value))
 
 
+def _with_sinks(c: Config) -> _Attention:
+    """gpt-oss: biases everywhere, and one learned sink for each head."""
+    plain = _grouped(c, True, out_bias=True)
+    sinks = c.whole("num_attention_heads")
+    return _Attention(plain.matrices, plain.vectors + sinks, plain.attended)
+
+
+def _glm_norm(c: Config) -> str:
+    return "head" if c.flag("use_qk_norm") else ""
+
+
 @dataclass(frozen=True)
 class _Type:
     """What distinguishes a model type; names are those of its config.
 
     experts, chosen, width   of the routed experts; no name: a dense model
-    router, expert           vectors of the router, and of each expert, from (D, F, E)
-    shared                   width of all shared experts together, and whether a gate weighs them
+    router_bias, expert_bias whether they have any
+    shared, shared_gate      width of all shared experts together, and whether a gate weighs them
     dense                    which layers have a dense FFN
+    dense_bias, head_bias    the flags that say whether these have biases; no name: they have none
     norm                     vectors of one norm, in units of D
     """
 
@@ -180,8 +192,13 @@ def _first_dense(c: Config, layer: int) -> bool:
 
 
 def _every_so_often(c: Config, layer: int) -> bool:
-    step = c.whole("decoder_sparse_step", default=1)
-    return layer in (c.values.get("mlp_only_layers") or ()) or (layer + 1) % step != 0
+    step, dense = c.whole("decoder_sparse_step", default=1), c.values.get("mlp_only_layers") or []
+    if not isinstance(dense, list):
+        name, value = "mlp_only_layers", repr(dense)[:40]
+        raise ConfigError(
+            "list", f"{name} is {value}; it must be a list of layers.", name=name, value=value
+        )
+    return layer in dense or (layer + 1) % step != 0
 
 
 def _several_shared(c: Config) -> int:
@@ -226,7 +243,7 @@ TYPES: dict[str, _Type] = {
         head_bias="lm_head_bias",
     ),
     "gpt_oss": _Type(
-        lambda c: _with_sinks(c),
+        _with_sinks,
         ("num_local_experts", "num_experts"),
         router_bias=True,
         expert_bias=True,
@@ -235,17 +252,6 @@ TYPES: dict[str, _Type] = {
     "deepseek_v3": _Type(**_DEEPSEEK),
     "glm4_moe": _Type(**_DEEPSEEK | {"attention": lambda c: _grouped(c, norm=_glm_norm(c))}),
 }
-
-
-def _with_sinks(c: Config) -> _Attention:
-    """gpt-oss: biases everywhere, and one learned sink for each head."""
-    plain = _grouped(c, True, out_bias=True)
-    sinks = c.whole("num_attention_heads")
-    return _Attention(plain.matrices, plain.vectors + sinks, plain.attended)
-
-
-def _glm_norm(c: Config) -> str:
-    return "head" if c.flag("use_qk_norm") else ""
 
 
 def count(values: dict) -> Counted:
@@ -272,11 +278,11 @@ def count(values: dict) -> Counted:
     ]
     if dense := layers - len(sparse):
         F = c.whole("intermediate_size")
-        bias = c.flag(row.dense_bias) if row.dense_bias else False
+        bias = c.flag(row.dense_bias)
         parts.append(_whole("dense", dense * (3 * D * F + bias * (2 * F + D)), dense * 3 * D * F))
     parts.append(_whole("norms", norms, 0))
     if not tied:
-        bias = c.flag(row.head_bias) if row.head_bias else False
+        bias = c.flag(row.head_bias)
         parts.append(_whole("head", table + bias * vocabulary, table))
     units = (0, 0)
     if sparse:

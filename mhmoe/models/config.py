@@ -56,6 +56,11 @@ class ModelConfig:
         return self.attention_width or self.d_model
 
     @property
+    def length(self) -> int:
+        """Rows of a full sequence: tokens, patches, or patches and a caption."""
+        return self.context + self.caption
+
+    @property
     def grid(self) -> int:
         """Patches along one side of an image."""
         return int(self.context**0.5)

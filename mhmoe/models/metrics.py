@@ -175,8 +175,7 @@ def caption_metrics(
         nats = 0.0
         for at in range(0, len(shown), BATCH):
             rows = slice(at, at + BATCH)
-            patches = to_patches(shown[rows], model.config.patch)
-            patches = patches.to(next(model.parameters()).device)
+            patches = _patches(model, shown[rows])
             caption = torch.from_numpy(captions[rows]).to(patches.device).long()
             tokens = torch.from_numpy(hidden[rows]).to(patches.device)
             masked = F.pad(tokens, (patches.shape[1], 0))
@@ -238,9 +237,13 @@ def whole_pictures(
 ) -> None:
     """Run the model on pictures of which nothing is hidden, for what ``watch`` makes of it."""
     for at in range(0, len(pictures), BATCH):
-        patches = to_patches(pictures[at : at + BATCH], model.config.patch)
-        patches = patches.to(next(model.parameters()).device)
+        patches = _patches(model, pictures[at : at + BATCH])
         watch(model(patches, what_if=what_if, only_block=only_block))
+
+
+def _patches(model: Transformer, pictures: np.ndarray) -> Tensor:
+    """On the model's device."""
+    return to_patches(pictures, model.config.patch).to(next(model.parameters()).device)
 
 
 def chunks(model: Transformer, windows: np.ndarray) -> Iterator[Tensor]:

@@ -187,7 +187,7 @@ class Transformer(nn.Module):
         c = self.config
         total = sum(p.numel() for p in self.parameters())
         active = total
-        D, T, A = c.d_model, c.context + c.caption, c.d_attention
+        D, T, A = c.d_model, c.length, c.d_attention
         ends = c.context * c.vocabulary * (1 if c.kind == "text" else 2) + c.caption * c.words
         macs = c.blocks * (4 * D * A + 2 * T * A) + round(ends * D / T)
         if c.moe is None:

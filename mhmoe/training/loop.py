@@ -101,7 +101,7 @@ class Job:
                 counted = spent
                 self.world.first(self.save)
             if self.step % REPORT_EVERY == 0 or self.step == self.recipe.steps:
-                tokens = self.recipe.batch * self.recipe.model.context
+                tokens = self.recipe.batch * self.recipe.model.length
                 share = self.demand_log[-1] if self.demand_log else np.ones((1, 1))
                 left = spent / done * (self.recipe.steps - self.step)
                 report(

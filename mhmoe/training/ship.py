@@ -86,7 +86,7 @@ def facts(job: Job) -> dict:
 
 def of_run(recipe: Recipe, state: dict) -> dict:
     """What the saved state of a run says of it."""
-    tokens, seconds = state["step"] * recipe.batch * recipe.model.context, state["seconds"]
+    tokens, seconds = state["step"] * recipe.batch * recipe.model.length, state["seconds"]
     return {
         "recipe": recipe.to_dict(),
         "seed": recipe.seed,

@@ -39,10 +39,6 @@ PHOTOGRAPHS = {
 SENTENCES = {"what": "sentences collected for the Common Voice project", "licence": "CC0 1.0"}
 
 
-def quiet(run: Run) -> None:
-    """Watches nothing."""
-
-
 class Task(Protocol):
     """sources   what the weights were made of, with licences, for the card
     facts     what else the card says of the data
@@ -59,8 +55,8 @@ class Task(Protocol):
     def validate(self, model: Transformer) -> dict:
         """A few numbers on held-out data, along a run."""
 
-    def evaluate(self, model: Transformer, watch: Watch = quiet) -> dict:
-        """The numbers of the card."""
+    def evaluate(self, model: Transformer, watch: Watch) -> dict:
+        """The numbers of the card; ``watch`` sees every pass."""
 
 
 class Text:
@@ -97,7 +93,7 @@ class Text:
         ratio = self.recipe.mask_ratio
         return metrics.text_metrics(model, self.held_out, self.sizes, mask_ratio=ratio)
 
-    def evaluate(self, model: Transformer, watch: Watch = quiet) -> dict:
+    def evaluate(self, model: Transformer, watch: Watch) -> dict:
         """Per language, and their sums. The windows begin with those of the validation curve."""
         names = self.recipe.languages
         windows = self.dev.batch(0, 0, CARD_WINDOWS * len(names))
@@ -154,7 +150,7 @@ class Pictures:
             numbers |= metrics.class_metrics(model, *self.classified)
         return numbers
 
-    def evaluate(self, model: Transformer, watch: Watch = quiet) -> dict:
+    def evaluate(self, model: Transformer, watch: Watch) -> dict:
         pictures = self.scenes.validation(CARD_PICTURES)
         numbers = metrics.image_metrics(model, pictures, self.recipe.mask_ratio, watch=watch)
         if self.recipe.model.classes:
@@ -190,11 +186,15 @@ class Pairs:
     def validate(self, model: Transformer) -> dict:
         return self._numbers(model, *self.held_out)
 
-    def evaluate(self, model: Transformer, watch: Watch = quiet) -> dict:
+    def evaluate(self, model: Transformer, watch: Watch) -> dict:
         return self._numbers(model, *self.captions.paired_validation(CARD_PICTURES), watch)
 
     def _numbers(
-        self, model: Transformer, pictures: np.ndarray, texts: list[str], watch: Watch = quiet
+        self,
+        model: Transformer,
+        pictures: np.ndarray,
+        texts: list[str],
+        watch: Watch = lambda run: None,
     ) -> dict:
         captions = tokenizer.filled(self.bpe, texts, self.recipe.model.caption)
         ratio = self.recipe.mask_ratio
