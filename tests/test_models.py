@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import TINY, VOCABULARY
+from torch.nn import functional as F
 
 from mhmoe.layers import METHODS, MoEConfig, WhatIf
 from mhmoe.models import checkpoint, device, engine, metrics, patches, tokenizer
@@ -330,6 +331,29 @@ def test_nats_are_the_loss_of_each_token(models):
     assert np.isnan(trace.nats[0])
     for t in range(1, len(ids)):
         assert trace.nats[t] == pytest.approx(-output[t - 1, ids[t]].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [3, 900])
+def test_nats_and_their_gradient_are_those_of_torch(rows):
+    """Of 900 rows the pieces that stay in the cache are several, the last one shorter."""
+    draw = torch.Generator().manual_seed(rows)
+    logits = torch.randn(rows, 17, 301, generator=draw, dtype=torch.float64, requires_grad=True)
+    ids = torch.randint(0, 301, (rows, 17), generator=draw)
+    masked = patches.random_mask(rows, 17, 0.4, [rows])
+
+    def torchs(rows_NV, target_N):
+        return F.cross_entropy(rows_NV, target_N, reduction="none")
+
+    whole = torchs(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).view(rows, 16)
+    pairs = [
+        (metrics.token_nats(logits, ids), whole),
+        (metrics.token_nats(logits, ids, masked), torchs(logits[masked], ids[masked])),
+    ]
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs)
+        weight = torch.randn(ours.shape, generator=draw, dtype=torch.float64)
+        slopes = [torch.autograd.grad((n * weight).sum(), logits)[0] for n in (ours, theirs)]
+        torch.testing.assert_close(*slopes)
 
 
 def test_one_token_is_enough(models):

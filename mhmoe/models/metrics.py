@@ -68,10 +68,34 @@ def token_nats(output_BTV: Tensor, ids_BT: Tensor, masked_BT: Tensor | None = No
     """[B, T-1] cross-entropy of each token after the first; of each hidden token [n] where some
     were hidden."""
     if masked_BT is not None:
-        return F.cross_entropy(output_BTV[masked_BT], ids_BT[masked_BT].long(), reduction="none")
-    return F.cross_entropy(
-        output_BTV[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten().long(), reduction="none"
-    ).view(len(ids_BT), ids_BT.shape[1] - 1)
+        return _Nats.apply(output_BTV[masked_BT], ids_BT[masked_BT].long())
+    following = ids_BT.long().roll(-1, 1)  # the last row predicts nothing, and is cut off
+    nats = _Nats.apply(output_BTV.flatten(0, 1), following.flatten())
+    return nats.view(ids_BT.shape)[:, :-1]
+
+
+class _Nats(torch.autograd.Function):
+    """Cross-entropy of each row of logits [N, V], in pieces that stay in the cache: with torch's
+    own, which goes through all logits in several passes, it was half of a training step."""
+
+    PIECE = 2**18  #: logits
+
+    @staticmethod
+    def forward(ctx, logits_NV: Tensor, target_N: Tensor) -> Tensor:
+        rows = max(1, _Nats.PIECE // logits_NV.shape[1])
+        total = torch.cat([piece.logsumexp(1) for piece in logits_NV.split(rows)])
+        ctx.save_for_backward(logits_NV, target_N, total)
+        return total - logits_NV.gather(1, target_N[:, None])[:, 0]
+
+    @staticmethod
+    def backward(ctx, grad_N: Tensor) -> tuple[Tensor, None]:
+        logits_NV, target_N, total = ctx.saved_tensors
+        grad_NV = torch.empty_like(logits_NV)
+        rows = max(1, _Nats.PIECE // logits_NV.shape[1])
+        parts = (t.split(rows) for t in (grad_NV, logits_NV, total[:, None], grad_N[:, None]))
+        for out, logits, norm, grad in zip(*parts, strict=True):
+            torch.sub(logits, norm, out=out).exp_().mul_(grad)
+        return grad_NV.scatter_add_(1, target_N[:, None], -grad_N[:, None]), None
 
 
 def image_metrics(
@@ -113,9 +137,8 @@ def picture_errors(
     ``captions`` [N, L] token ids stand beside their pictures, whole."""
     found = []
     for at in range(0, len(pictures), BATCH):
-        chunk = pictures[at : at + BATCH]
-        patches = to_patches(chunk, model.config.patch).to(next(model.parameters()).device)
-        masked = random_mask(len(chunk), model.config.context, mask_ratio, [seed, at])
+        patches = _patches(model, pictures[at : at + BATCH])
+        masked = random_mask(len(patches), model.config.context, mask_ratio, [seed, at])
         masked = masked.to(patches.device)
         caption, every = None, masked
         if captions is not None:
