@@ -483,7 +483,7 @@ def test_an_unknown_row_lists_the_known(capsys):
 def test_the_cheapest_case_runs(models, capsys):
     assert main(["bench", "app", "--only", "trace", "--runs", "1", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    names = [f"forward with full trace, 16 tokens, {name}" for name in ("text-mhmoe", "text-smoe")]
+    names = [f"forward with full trace, 16 tokens, {name}" for name in ("text-e8-h4", "text-e8")]
     assert [row["name"] for row in rows] == names
     for row in rows:
         assert row["goal"] == 1.25

@@ -402,8 +402,8 @@ def test_an_image_is_traced_as_its_patches(models):
 
 
 def test_a_variant_keeps_everything_but_the_experts(models):
-    base = engine.load("text-mhmoe")
-    other = engine.variant("text-mhmoe", heads=2, experts=8)
+    base = engine.load("text-smoe")
+    other = engine.variant("text-smoe", heads=2, experts=8)
     assert not other.trained
     assert (other.model.config.heads, other.model.config.moe.experts) == (2, 8)
     assert other.model.config.moe.top_k == 2

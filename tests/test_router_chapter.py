@@ -19,7 +19,7 @@ from mhmoe.ui import language
 from mhmoe.ui.explorer import Pick, Row, payload
 
 TEXT = "The dog sleeps. 今天"
-NAMES = ("text-mhmoe", "text-smoe")
+NAMES = ("text-e8-h4", "text-e8")
 #: The probabilities printed in VG-16.
 GUIDE = np.array([0.45, 0.19, 0.05, 0.31])
 
@@ -334,7 +334,7 @@ def test_vg23_queues_keep_the_order_of_their_places(here):
 
 
 def test_vg23_dropped_choices_stand_in_no_queue(models):
-    loaded = engine.load("text-mhmoe")
+    loaded = engine.load("text-e8-h4")
     layer = engine.trace_text(loaded, TEXT, WhatIf(capacity_factors=(0.5,)))[0].layers[0]
     assert layer.dropped.sum() > 0
     assert [len(line) for line in router.queues(layer)] == layer.load.tolist()

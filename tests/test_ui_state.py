@@ -26,7 +26,7 @@ from mhmoe.ui.state import (
 EVERYTHING = ViewState(
     lang="zh",
     page="router",
-    model="text-mhmoe",
+    model="text-e8-h4",
     hash="0123abcd",
     layer=2,
     token=0,
@@ -110,7 +110,7 @@ def test_a_truncated_text_is_none(cut):
         ("capacity", "nan", None, "invalid"),
         ("capacity", "inf", None, "invalid"),
         ("capacity", "1e300", 16.0, "range"),
-        ("model", "text-mhmoe", "text-mhmoe", None),
+        ("model", "text-e8-h4", "text-e8-h4", None),
         ("model", "../../etc/passwd", None, "invalid"),
         ("hash", "ABCD", None, "invalid"),
         ("sample", "a b", None, "invalid"),

@@ -363,7 +363,7 @@ def _play_and_scrub(browser: Browser, page: Page, messages: list[object]) -> lis
 
 
 def full_trace(bench: Bench) -> list[Row]:
-    return [trace_row(name, 10 * bench.runs) for name in ("text-mhmoe", "text-smoe")]
+    return [trace_row(name, 10 * bench.runs) for name in ("text-e8-h4", "text-e8")]
 
 
 def trace_row(name: str, runs: int) -> Row:

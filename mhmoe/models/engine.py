@@ -66,20 +66,14 @@ def load(name: str, device: torch.device | str = "cpu", step: int | None = None)
 def variant(
     name: str, heads: int, experts: int, seed: int = 0, device: torch.device | str = "cpu"
 ) -> Loaded:
-    """The shipped model with MoE layers of another shape, freshly initialised: untrained.
+    """A shipped plain SMoE with MoE layers of another shape, freshly initialised: untrained.
 
-    Everything else keeps its trained weights. Heads follow the parameter-matched sizing.
+    Everything else keeps its trained weights. Experts are as wide as the shipped ones, and heads
+    follow the parameter-matched sizing.
     """
     base = load(name, device)
     config = base.model.config
-    plain = replace(
-        config.moe,
-        heads=1,
-        projections=False,
-        experts=experts,
-        top_k=min(config.moe.top_k, experts),
-        d_ff=4 * config.d_model,
-    )
+    plain = replace(config.moe, experts=experts, top_k=min(config.moe.top_k, experts))
     moe = plain.matched(heads) if heads > 1 else plain
     model = Transformer(replace(config, moe=moe), seed)
     own = {k: v for k, v in base.model.state_dict().items() if ".ffn." not in k}

@@ -165,7 +165,7 @@ def status_line() -> str:
 
     if runs.fell_back():
         return t("problem.device")
-    known = runs.model_facts(session.view().model or "text-mhmoe")
+    known = runs.model_facts(session.view().model or runs.pair("text")[0])
     if known is None:
         return t("frame.device", device=runs.device_name())
     name, params = known

@@ -31,7 +31,7 @@ from mhmoe.ui.runs import ModelKey
 
 SAMPLES = ASSETS / "samples"
 UNLIMITED = "∞"
-DEFAULT_SHAPE = {"heads": 4, "experts": runs.TRAINED_EXPERTS}
+DEFAULT_SHAPE = {"heads": runs.USUAL_HEADS, "experts": runs.USUAL_EXPERTS}
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,11 @@ def stored_shape() -> tuple[int, int]:
 def subtitle() -> kit.Html:
     """What the page shows, with the heads and experts that the visitor has chosen."""
     heads, experts = stored_shape()
-    state = ModelKey("text", heads, experts).state
+    key = ModelKey("text", heads, experts)
     cut = "start.subtitle_plain" if heads == 1 else "start.subtitle_cut"
     sentences = kit.rich(cut, heads=t(f"start.count_{heads}"))
-    return kit.rich(f"start.subtitle_{state}", cut=sentences, experts=experts)
+    of = key.whole.experts if key.whole else experts
+    return kit.rich(f"start.subtitle_{key.state}", cut=sentences, experts=experts, of=of)
 
 
 def picture_lead() -> str:
@@ -255,12 +256,10 @@ def masked_cost(text: str, heads: int, experts: int) -> None:
     """What switching experts off costs on the visitor's sentence."""
     key = ModelKey("text", heads, experts)
     if key.state == "masked":
-        now, full = (
-            runs.text_traces(k, text, None)[None].bits_per_byte
-            for k in (key, ModelKey("text", heads))
-        )
+        now, full = (runs.text_traces(k, text, None)[None].bits_per_byte for k in (key, key.whole))
         if now is not None:
-            kit.write(t("start.masked_cost", experts=experts, now=f"{now:.2f}", full=f"{full:.2f}"))
+            numbers = {"now": f"{now:.2f}", "full": f"{full:.2f}"}
+            kit.write(t("start.masked_cost", experts=experts, of=key.whole.experts, **numbers))
 
 
 def shape_controls() -> None:
@@ -278,10 +277,26 @@ def shape_controls() -> None:
                 key=name,
                 value=now,
                 persist_state="session",
-                help=t(f"start.{name}_help"),
+                help=_stops_help(name, asked[0]),
             )
     # The trained setting is the default and stays out of the link.
     kit.remember(**{n: None if v == DEFAULT_SHAPE[n] else v for n, v in chosen.items()})
+
+
+def _stops_help(name: str, heads: int) -> str:
+    """At which stops of a slider trained models are loaded, for sentences and for pictures."""
+
+    def stops(kind: str) -> str:
+        found = runs.trained_heads(kind) if name == "heads" else runs.trained_experts(kind, heads)
+        return t("link.separator").join(map(str, found)) or "–"
+
+    return t(
+        f"start.{name}_help",
+        heads=heads,
+        experts=runs.USUAL_EXPERTS,
+        text=stops("text"),
+        image=stops("image"),
+    )
 
 
 def _nearest(asked: int | None, stops: tuple[int, ...], default: int) -> int:
@@ -361,7 +376,7 @@ def _outcome(kind: str, capacities: tuple[float | None, ...]) -> int:
     if latest is not None:
         return latest
     view = kit.view()
-    asked = (view.model or "text-mhmoe").startswith(kind) and view.capacity in capacities
+    asked = (view.model or "text").startswith(kind) and view.capacity in capacities
     return capacities.index(view.capacity) if asked else len(capacities) - 1
 
 
@@ -382,7 +397,7 @@ def _explore(
     )
     if _touched(source.kind, pick):
         kit.remember(
-            model=f"{source.kind}-{'mhmoe' if pick.model == 0 else 'smoe'}",
+            model=runs.pair(source.kind)[pick.model],
             layer=pick.layer,
             token=pick.token,
             capacity=capacities[pick.outcome],
@@ -401,17 +416,18 @@ def _touched(kind: str, pick: Pick) -> bool:
 def _from_view(kind: str, rows: tuple[Row, Row], start: Pick) -> Pick:
     """The pick that the link asks for, where it concerns this panel."""
     view = kit.view()
-    asked = view.model or "text-mhmoe"
+    asked = view.model or "text"
     if not asked.startswith(kind):
         return start
     trace = rows[0].any
-    sha = rows[int(asked.endswith("-smoe"))].any.source.sha256
+    model = int(asked == runs.pair(kind)[1])
+    sha = rows[model].any.source.sha256
     if view.hash and sha and not sha.startswith(view.hash):
         kit.notice("info", t("link.stale"))
     forget_lost_token(trace)
     view = kit.fit(layer=(0, len(trace.layers) - 1), token=(0, trace.input.count - 1))
     return Pick(
-        int(asked.endswith("-smoe")),
+        model,
         start.layer if view.layer is None else view.layer,
         start.token if view.token is None else view.token,
         start.outcome,
@@ -508,7 +524,8 @@ def _loss_tile(text: str, routed: Routed) -> Tile:
 
 def cost_line(kind: str) -> None:
     """What the pair has in common and what it costs, and how well each does on held-out data."""
-    facts = {name: runs.card(f"{kind}-{name}") for name in ("mhmoe", "smoe", "dense")}
+    names = dict(zip(("mhmoe", "smoe", "dense"), (*runs.pair(kind), runs.dense(kind)), strict=True))
+    facts = {name: runs.card(model) for name, model in names.items()}
     measure = "bits_per_byte" if kind == "text" else "relative_error"
     numbers = {name: f"{card['metrics'][measure]:.3f}" for name, card in facts.items()}
     ratio = facts["mhmoe"]["macs_per_token"] / facts["smoe"]["macs_per_token"]

@@ -29,7 +29,7 @@ from mhmoe.ui.language import to_html
 from mhmoe.ui.plates import plate
 from mhmoe.ui.runs import ModelKey
 
-KEYS = (ModelKey("text", 4), ModelKey("text", 1))
+KEYS = (ModelKey("text"), ModelKey("text", heads=1))
 NAMES = ("MH-MoE", "SMoE")
 STRIP, STAGE = "router-strip", "router-stage"
 RUNS = ("collapse-free", "collapse-balanced")
@@ -134,7 +134,7 @@ def _latest_pick(rows: Sequence[Row]) -> Pick:
             continue
         pick = sent if key == STRIP else replace(sent, model=pick.model)
         kit.remember(
-            model=f"text-{'mhmoe' if pick.model == 0 else 'smoe'}",
+            model=runs.pair("text")[pick.model],
             layer=pick.layer,
             token=pick.token,
             hash=rows[pick.model].any.source.sha256[:8] or None,
@@ -145,10 +145,10 @@ def _latest_pick(rows: Sequence[Row]) -> Pick:
 def _from_view(rows: Sequence[Row]) -> Pick:
     view, trace = kit.view(), rows[0].any
     start = Pick(0, min(1, len(trace.layers) - 1), min(1, trace.input.count - 1))
-    asked = view.model or "text-mhmoe"
+    asked = view.model or "text"
     if not asked.startswith("text"):
         return start
-    model = int(asked.endswith("-smoe"))
+    model = int(asked == runs.pair("text")[1])
     sha = rows[model].any.source.sha256
     if view.hash and sha and not sha.startswith(view.hash):
         kit.notice("info", t("link.stale"))

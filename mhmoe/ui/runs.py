@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from mhmoe.analysis import runlog
 from mhmoe.layers import WhatIf
 from mhmoe.models import checkpoint, engine
+from mhmoe.models.config import ModelConfig
 from mhmoe.models.device import DeviceError, choose, describe
 from mhmoe.models.images import DecodedImage, decode
 from mhmoe.trace import RoutingTrace
@@ -31,13 +32,12 @@ from mhmoe.trace import RoutingTrace
 CAPACITIES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, None)
 #: Fewer for pictures, whose strips are long: the browser holds at most 100 KB.
 PICTURE_CAPACITIES = (0.5, 1.0, 1.5, None)
-#: Heads for which trained models are shipped; every other number builds an untrained layer.
-TRAINED_HEADS = {1: "smoe", 4: "mhmoe"}
-TRAINED_EXPERTS = 8
-DISPLAY = {"mhmoe": "MH-MoE", "smoe": "SMoE", "dense": "Dense"}
-#: Stops of the two sliders.
+#: Stops of the two sliders, and where they begin.
 HEADS = (1, 2, 4, 8)
 EXPERTS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
+USUAL_HEADS, USUAL_EXPERTS = 4, 8
+#: Names for people where the router is what a model is known by.
+ROUTERS = {"x-moe": "X-MoE", "soft-moe": "Soft MoE"}
 
 Result = TypeVar("Result")
 
@@ -54,29 +54,60 @@ class ModelKey:
     """A model as a visitor asks for it: family, heads, experts."""
 
     kind: str
-    heads: int = 4
-    experts: int = TRAINED_EXPERTS
+    heads: int = USUAL_HEADS
+    experts: int = USUAL_EXPERTS
 
     @property
-    def trained(self) -> bool:
-        return self.heads in TRAINED_HEADS and self.experts <= TRAINED_EXPERTS
+    def whole(self) -> ModelKey | None:
+        """The smallest shipped model with these heads that has as many experts."""
+        found = trained_experts(self.kind, self.heads)
+        enough = [experts for experts in found if experts >= self.experts]
+        return ModelKey(self.kind, self.heads, enough[0]) if enough else None
 
     @property
     def state(self) -> str:
         """trained, masked (some trained experts switched off) or untrained."""
-        if not self.trained:
+        if self.whole is None:
             return "untrained"
-        return "trained" if self.experts == TRAINED_EXPERTS else "masked"
+        return "trained" if self.whole == self else "masked"
+
+    @property
+    def name(self) -> str:
+        """As the shipped models are named, whether there is one or not."""
+        return f"{self.kind}-e{self.experts}" + (f"-h{self.heads}" if self.heads > 1 else "")
 
     def load(self, where: torch.device) -> engine.Loaded:
-        if self.trained:
-            return engine.load(f"{self.kind}-{TRAINED_HEADS[self.heads]}", where)
-        return engine.variant(f"{self.kind}-mhmoe", self.heads, self.experts, device=where)
+        if self.whole is None:
+            plain = ModelKey(self.kind, heads=1).name
+            return engine.variant(plain, self.heads, self.experts, device=where)
+        return engine.load(self.whole.name, where)
 
     def what_if(self, capacities: tuple[float | None, ...]) -> WhatIf:
-        off = tuple(range(self.experts, TRAINED_EXPERTS)) if self.state == "masked" else ()
+        off = tuple(range(self.experts, self.whole.experts)) if self.state == "masked" else ()
         top_k = 1 if self.experts == 1 else None
         return WhatIf(capacity_factors=capacities, experts_off=off, top_k=top_k)
+
+
+def trained_experts(kind: str, heads: int) -> list[int]:
+    """Numbers of experts for which a model with these heads is shipped."""
+    known = checkpoint.names()
+    return [experts for experts in EXPERTS if ModelKey(kind, heads, experts).name in known]
+
+
+def trained_heads(kind: str) -> list[int]:
+    """Numbers of heads for which a model with the usual experts is shipped."""
+    return [heads for heads in HEADS if USUAL_EXPERTS in trained_experts(kind, heads)]
+
+
+def pair(kind: str) -> tuple[str, str]:
+    """The two models that pages hold side by side: MH-MoE, and plain SMoE below. In a link they
+    name the row, also where the sliders put another model into the upper one."""
+    return ModelKey(kind).name, ModelKey(kind, heads=1).name
+
+
+def dense(kind: str) -> str:
+    """The dense model of a family, with the active parameters of plain SMoE."""
+    return f"{kind}-ffn"
 
 
 @cache
@@ -111,9 +142,15 @@ def fell_back() -> bool:
 def model_facts(name: str) -> tuple[str, int] | None:
     """A shipped model's name for people and its parameters; None if there is no such model."""
     try:
-        return DISPLAY[name.split("-")[1]], checkpoint.card(name)["params_total"]
-    except (checkpoint.CheckpointError, KeyError, IndexError):
+        card = checkpoint.card(name)
+    except checkpoint.CheckpointError:
         return None
+    config = ModelConfig.from_dict(card["config"])
+    if config.moe is None:
+        shown = "Dense"
+    else:
+        shown = "MH-MoE" if config.heads > 1 else ROUTERS.get(config.router, "SMoE")
+    return shown, card["params_total"]
 
 
 #: One input under one model: its trace at each capacity factor that was asked for so far.
@@ -173,7 +210,7 @@ def _completed(
 @st.cache_resource(max_entries=24, show_spinner=False)
 def dense_bits(text: str) -> float | None:
     """Bits per byte of the text under the dense model of the family."""
-    return _run(lambda d: engine.trace_text(engine.load("text-dense", d), text)[0].bits_per_byte)
+    return _run(lambda d: engine.trace_text(engine.load(dense("text"), d), text)[0].bits_per_byte)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

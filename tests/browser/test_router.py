@@ -37,7 +37,7 @@ def said(page: Page, name: str):
     return plate(page, name).locator(".said")
 
 
-def layer_of(name: str = "text-mhmoe", index: int = 1):
+def layer_of(name: str = "text-e8-h4", index: int = 1):
     return engine.trace_text(engine.load(name), TEXT, vectors=True)[0].layers[index]
 
 
@@ -111,7 +111,7 @@ def test_scrubbing_sends_nothing_and_says_what_it_shows(server, visit):
     assert number(float(layer.probs[layer.heads, 3])) == number(float(layer.probs[layer.heads, 4]))
 
     slide(page, "mixture", "End")
-    bits = engine.bits_by_k(engine.load("text-mhmoe"), TEXT)
+    bits = engine.bits_by_k(engine.load("text-e8-h4"), TEXT)
     expect(said(page, "mixture")).to_contain_text(number(float(bits[-1])))
 
     facts, arrays = stored_run.__wrapped__("collapse-free")
@@ -131,7 +131,7 @@ def test_predict_then_reveal(server, visit):
     page = opened(visit, f"{server}/router")
     layer = layer_of()
     experts = router.touched(layer, 1)
-    probs = engine.next_without(engine.load("text-mhmoe"), TEXT, 1, 1, experts)
+    probs = engine.next_without(engine.load("text-e8-h4"), TEXT, 1, 1, experts)
     shift = router.missed(probs)
     ask = plate(page, "stack").locator(".question")
     expect(ask).to_have_text(words("guess"))
@@ -148,11 +148,11 @@ def test_another_token_and_model_move_every_picture(server, visit):
     strip = page.locator(".st-key-router-strip .row[data-model='1']")
     strip.locator(".token[data-token='3']").click()
     settle(page)
-    layer = layer_of("text-smoe")
+    layer = layer_of("text-e8")
     expect(page.locator(".st-key-he-card-gates").get_by_text("“lent”")).to_be_visible()
     chips = plate(page, "gates").locator(".convention[data-value=softmax-topk] .chip")
     expect(chips.first).to_have_attribute("data-expert", str(int(layer.expert[3, 0])))
-    expect(page).to_have_url(re.compile(r"model=text-smoe.*token=3"))
+    expect(page).to_have_url(re.compile(r"model=text-e8.*token=3"))
     expect(plate(page, "zoom").locator(".foot .good")).to_contain_text(
         language.lookup("en", "router.check_parameters_plain")
     )
@@ -161,7 +161,7 @@ def test_another_token_and_model_move_every_picture(server, visit):
     expect(page).to_have_url(re.compile(r"token=5"))
 
 
-@pytest.mark.parametrize("query", ["", "?model=text-smoe", "?token=4"])
+@pytest.mark.parametrize("query", ["", "?model=text-e8", "?token=4"])
 def test_the_even_line_strikes_through_no_label(server, visit, query):
     page = opened(visit, f"{server}/router{query}")
     for name in ("gates", "softmax"):

@@ -78,7 +78,7 @@ def same_gates(drawn, computed) -> bool:
 def test_the_first_minute(server, visit):
     page = opened(visit, server)
     type_text(page, TEXT)
-    upper, lower = trace_of("text-mhmoe", TEXT), trace_of("text-smoe", TEXT)
+    upper, lower = trace_of("text-e8-h4", TEXT), trace_of("text-e8", TEXT)
     drawn = page.locator(".st-key-explorer-text .chip[data-model='0']")
     expect(drawn).to_have_count(upper.layers[1].sub_tokens)
     settle(page)
@@ -92,7 +92,7 @@ def test_the_first_minute(server, visit):
 def test_a_click_on_a_token_and_a_layer_moves_the_stage(server, visit):
     page = opened(visit, server)
     type_text(page, TEXT)
-    layer = trace_of("text-mhmoe", TEXT).layers[3]
+    layer = trace_of("text-e8-h4", TEXT).layers[3]
     expect(page.locator(".st-key-explorer-text .chip[data-model='0']")).to_have_count(
         layer.sub_tokens
     )
@@ -104,16 +104,16 @@ def test_a_click_on_a_token_and_a_layer_moves_the_stage(server, visit):
     assert same_gates(pills(page), gates_of(layer, 4))
     page.locator(".st-key-explorer-text .row[data-model='1'] .token[data-token='4']").click()
     expect(page.locator(PILL)).to_have_count(2)
-    plain = trace_of("text-smoe", TEXT).layers[3]
+    plain = trace_of("text-e8", TEXT).layers[3]
     assert same_gates(pills(page), gates_of(plain, 4))
-    expect(page).to_have_url(re.compile("model=text-smoe"))
+    expect(page).to_have_url(re.compile("model=text-e8"))
     expect(page).to_have_url(re.compile("layer=3"))
 
 
 def test_stepping_and_scrubbing_send_nothing_and_show_the_rerun(server, visit):
     page = opened(visit, server)
     type_text(page, TEXT)
-    tight = trace_of("text-mhmoe", TEXT, CAPACITIES[0])
+    tight = trace_of("text-e8-h4", TEXT, CAPACITIES[0])
     expect(page.locator(".st-key-explorer-text .chip[data-model='0']")).to_have_count(
         tight.layers[1].sub_tokens
     )
@@ -165,7 +165,7 @@ def test_a_scrubbed_value_forces_no_layout(server, visit):
             "return new Promise((done) => requestAnimationFrame(() => setTimeout(done))) }",
             value,
         )
-    layer = trace_of("text-mhmoe", words("en", "start.sentence"), CAPACITIES[6]).layers[1]
+    layer = trace_of("text-e8-h4", words("en", "start.sentence"), CAPACITIES[6]).layers[1]
     assert chips(page, 0) == layer.expert[:, 0].tolist()
     assert page.evaluate("window.layouts") == []
 
@@ -208,7 +208,7 @@ def test_any_text_is_shown_as_text(server, visit, text):
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     type_text(page, text)
     used = box(page).input_value()  # a one-line input drops what it cannot hold
-    trace = trace_of("text-mhmoe", used)
+    trace = trace_of("text-e8-h4", used)
     expect(page.locator(".st-key-explorer-text .chip[data-model='0']")).to_have_count(
         trace.layers[1].sub_tokens
     )
@@ -228,7 +228,7 @@ def test_an_uploaded_picture_is_routed(server, visit):
     data = (ROOT / "assets" / "samples" / "coffee.jpg").read_bytes()
     upload(page, data, "mine.png")  # renamed: the contents decide
     settle(page)
-    layer = engine.trace_image(engine.load("image-smoe"), decode(data))[0].layers[3]
+    layer = engine.trace_image(engine.load("image-e8"), decode(data))[0].layers[3]
     tints = page.locator(".st-key-explorer-image [data-model='1'] .tint[data-patch='17']").first
     page.locator(".st-key-explorer-image [data-patch='17']").first.click()
     stage = page.locator(".st-key-explorer-image .stage")
@@ -263,7 +263,7 @@ def test_a_broken_picture_is_named_and_the_last_one_stays(server, visit):
 def test_damaged_weights_give_a_sentence(visit, tmp_path, monkeypatch, lang):
     models = tmp_path / "assets" / "models"
     shutil.copytree(ROOT / "assets" / "models", models)
-    weights = models / "text-mhmoe.safetensors"
+    weights = models / "text-e8-h4.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
@@ -274,7 +274,7 @@ def test_damaged_weights_give_a_sentence(visit, tmp_path, monkeypatch, lang):
         numbers = {
             "file": weights.name,
             "found": checkpoint.digest(weights)[:12],
-            "expected": checkpoint.card("text-mhmoe")["sha256"][:12],
+            "expected": checkpoint.card("text-e8-h4")["sha256"][:12],
         }
         expect(said).to_have_text(words(lang, "problem.model.damaged", **numbers))
         page.close()  # before its server, which it would miss aloud
@@ -349,7 +349,7 @@ def test_the_tiles_speak_of_the_picked_model(server, visit):
     for model, name in ((0, "MH-MoE"), (1, "SMoE")):
         row = page.locator(f".st-key-explorer-text .row[data-model='{model}']")
         row.locator(".token[data-token='2']").click()
-        layer = trace_of(("text-mhmoe", "text-smoe")[model], text).layers[1]
+        layer = trace_of(("text-e8-h4", "text-e8")[model], text).layers[1]
         expect(first.locator("dt")).to_contain_text(f"{name}, layer")
         expect(first.locator("dd b")).to_have_text(f"{routing.distinct_experts(layer).mean():.1f}")
         expect(page.locator(".he-tile dt", has_text=f"{name}")).to_have_count(4 + 3 * (not model))
@@ -358,7 +358,7 @@ def test_the_tiles_speak_of_the_picked_model(server, visit):
 def test_a_router_that_hardly_prefers_anything_says_so_and_looks_so(server, visit):
     page = opened(visit, server)
     layer = engine.trace_image(
-        engine.load("image-mhmoe"), decode((ROOT / "assets/samples/cat.jpg").read_bytes())
+        engine.load("image-e8-h4"), decode((ROOT / "assets/samples/cat.jpg").read_bytes())
     )[0].layers[3]
     numbers = {"first": f"{routing.first_probability(layer):.3f}", "even": "0.125", "experts": 8}
     said = words("en", "start.undecided", model="MH-MoE", layer=4, **numbers)
@@ -431,7 +431,7 @@ def test_the_trace_can_be_taken_away(server, visit, tmp_path):
     path = tmp_path / "trace.safetensors"
     waiting.value.save_as(path)
     text = words("en", "start.sentence")
-    taken, own = RoutingTrace.load(path), trace_of("text-mhmoe", text)
+    taken, own = RoutingTrace.load(path), trace_of("text-e8-h4", text)
     assert taken.input == own.input
     assert (taken.layers[2].expert == own.layers[2].expert).all()
 
@@ -443,7 +443,7 @@ def test_the_tables_are_drawn_when_opened_and_say_what_the_trace_says(server, vi
     page.locator(".st-key-he-table-text summary").click()
     rows = frames.locator("canvas [role=row]")
     first = rows.nth(1).locator("[role=gridcell]")
-    layer = trace_of("text-mhmoe", words("en", "start.sentence")).layers[1]
+    layer = trace_of("text-e8-h4", words("en", "start.sentence")).layers[1]
     expect(first.nth(2)).to_have_text(str(layer.expert[0, 0] + 1))
     assert abs(float(first.nth(3).text_content()) - layer.gate[0, 0]) < 1e-3
     page.locator(".st-key-he-table-text summary").click()
