@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as packed
 from tokenizers import Tokenizer
 
 from mhmoe.models import tokenizer
@@ -116,9 +117,7 @@ def save(
     files of a run by their steps, float16 as well, which are copied."""
     folder().mkdir(parents=True, exist_ok=True)
     path = folder() / f"{name}.safetensors"
-    save_file(
-        {k: v.detach().half().contiguous().cpu() for k, v in model.state_dict().items()}, str(path)
-    )
+    path.write_bytes(weights(model))
     taken = []
     for step, source in sorted((snapshots or {}).items()):
         copy = folder() / f"{name}.{step:06d}.safetensors"
@@ -136,6 +135,13 @@ def save(
     }
     (folder() / f"{name}.json").write_text(
         json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8"
+    )
+
+
+def weights(model: Transformer) -> bytes:
+    """What a checkpoint's file holds: the weights in float16."""
+    return packed(
+        {k: v.detach().half().contiguous().cpu() for k, v in model.state_dict().items()}
     )
 
 
@@ -187,5 +193,7 @@ def _fill(model: Transformer, name: str, facts: dict) -> None:
         ) from None
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def digest(file: Path | bytes) -> str:
+    """SHA-256 of a file, or of what one would hold."""
+    content = file if isinstance(file, bytes) else file.read_bytes()
+    return hashlib.sha256(content).hexdigest()

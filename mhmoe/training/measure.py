@@ -208,7 +208,7 @@ def facts(subject: Subject, model: Transformer) -> dict:
         "top_k": moe.top_k if moe else 0,
         "heads": c.heads,
         "d_ff": moe.d_ff if moe else c.d_ff,
-        "weights": checkpoint.digest(subject.weights),
+        "weights": checkpoint.digest(checkpoint.weights(model)),
     }
 
 
