@@ -72,6 +72,12 @@ class ModelKey:
         return "trained" if self.whole == self else "masked"
 
     @property
+    def built(self) -> int:
+        """Experts of the model that is loaded. An untrained one has at least the usual number: the
+        square layers would leave fewer no width."""
+        return self.whole.experts if self.whole else max(self.experts, USUAL_EXPERTS)
+
+    @property
     def name(self) -> str:
         """As the shipped models are named, whether there is one or not."""
         return f"{self.kind}-e{self.experts}" + (f"-h{self.heads}" if self.heads > 1 else "")
@@ -79,11 +85,11 @@ class ModelKey:
     def load(self, where: torch.device) -> engine.Loaded:
         if self.whole is None:
             plain = ModelKey(self.kind, heads=1).name
-            return engine.variant(plain, self.heads, self.experts, device=where)
+            return engine.variant(plain, self.heads, self.built, device=where)
         return engine.load(self.whole.name, where)
 
     def what_if(self, capacities: tuple[float | None, ...]) -> WhatIf:
-        off = tuple(range(self.experts, self.whole.experts)) if self.state == "masked" else ()
+        off = tuple(range(self.experts, self.built))
         top_k = 1 if self.experts == 1 else None
         return WhatIf(capacity_factors=capacities, experts_off=off, top_k=top_k)
 
