@@ -187,6 +187,16 @@ def test_a_dense_model_has_quality_and_no_routing(subject, held):
     assert findings.derive({"text-dense": results.rounded(found)}) == []
 
 
+def test_a_single_expert_is_no_choice(held, models):
+    one = replace(TINY["text-smoe"].moe, experts=1, top_k=1).matched(heads=1, projections=1)
+    checkpoint.save(Transformer(ModelConfig(**TEXT, moe=one), seed=3), "text-layers", {})
+    (subject,) = measure.subjects(["text-layers"])
+    found = measure_text.measure(subject, held)
+    assert set(found) == {"command", "facts", "text", "quality", "probes"}
+    assert found["facts"]["projections"] == found["facts"]["experts"] == 1
+    assert findings.derive({"text-layers": results.rounded(found)}) == []
+
+
 def test_a_run_is_measured_at_its_end_and_its_snapshots(tmp_path, text_dir, held):
     job = run_of("text-mhmoe", tmp_path, text_dir)
     (subject,) = measure.subjects([], tmp_path)

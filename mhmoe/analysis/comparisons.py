@@ -17,6 +17,7 @@ from mhmoe.analysis import nulls
 from mhmoe.analysis.verdicts import (
     FOLLOW_UP,
     MHMOE,
+    NEGLIGIBLE,
     STUDENT,
     X_MOE,
     Span,
@@ -193,19 +194,39 @@ def recipes(models: dict[str, dict], data: str = "text") -> list[Recipe]:
 
 
 def _kind(own: dict, every: Sequence[dict]) -> str:
-    """Fine-grained is what has another recipe's experts cut into parts, as many of which are
-    chosen as make up the same width."""
-    if not own["experts"]:
-        return DENSE
+    """With square layers of another depth than is usual it is a kind of its own, ``with_depth``."""
+    depth = square_layers(own)
+    plain = _usual_kind(own, every)
+    return plain if depth == (own["heads"] > 1) else with_depth(plain, depth)
+
+
+def with_depth(kind: str, depth: int) -> str:
+    """A kind whose square layers are so deep (MH-MoE's n), where that is not usual: one where
+    tokens are cut, none elsewhere."""
+    return f"{kind}-n{depth}"
+
+
+def square_layers(own: dict) -> int:
+    """Their depth; what was measured before it was written down has the usual one."""
+    return own.get("projections", int(own["heads"] > 1))
+
+
+def _usual_kind(own: dict, every: Sequence[dict]) -> str:
+    """A single expert leaves nothing to choose: that is a dense layer. Fine-grained is what has
+    another recipe's experts cut into parts, as many of which are chosen as make up the same
+    width."""
     if own["heads"] > 1:
         return HEADED
+    if own["experts"] <= 1:
+        return DENSE
     if own["router"].startswith("soft-moe"):
         return SOFT
     if own["router"].startswith("x-moe"):
         return XMOE
     cut = any(
-        0 < other["experts"] < own["experts"]
+        1 < other["experts"] < own["experts"]
         and other["heads"] == 1
+        and square_layers(other) == square_layers(own)
         and all(other.get(name) == own.get(name) for name in BASE)
         and other["experts"] * other["d_ff"] == own["experts"] * own["d_ff"]
         and other["top_k"] * other["d_ff"] == own["top_k"] * own["d_ff"]
@@ -269,6 +290,53 @@ def better(key: str, claim: str, paper: str, theirs: str, rule: str, pair: Pair)
 
 def _have(part: str, pair: Pair) -> bool:
     return all(part in entry for two in pair.entries for entry in two)
+
+
+def hardly_other(key: str, claim: str, paper: str, theirs: str, pair: Pair) -> dict:
+    """A claim that nothing changes: bits per byte of the second less those of the first, relative
+    to these."""
+    before = mean(first["quality"]["bits_per_byte"] for first, _ in pair.entries)
+    value, (low, high), of = over_seeds([bits([(1, b), (-1, a)]) for a, b in pair.entries])
+    return finding(
+        key,
+        claim,
+        paper,
+        theirs,
+        "negligible",
+        "relative difference in bits per byte, second less first; margin "
+        f"{NEGLIGIBLE:g}; interval over {of}",
+        value / before,
+        (low / before, high / before),
+        (-NEGLIGIBLE, NEGLIGIBLE),
+        pair.used,
+    )
+
+
+def further(
+    key: str, claim: str, paper: str, theirs: str, step: str, first: Pair, second: Pair
+) -> Iterator[dict]:
+    """A claim that a ``step`` gains more in the second pair than in the first, which differ in one
+    thing more; nothing where the four models have no seed in common."""
+    each = [
+        bits([(1, d), (-1, c), (-1, b), (1, a)])
+        for (a, b), (c, d) in product(first.entries, second.entries)
+        if a["facts"]["seed"] == c["facts"]["seed"] and seen(a) == seen(c)
+    ]
+    if not each:
+        return
+    value, interval, of = over_seeds(each)
+    yield finding(
+        key,
+        claim,
+        paper,
+        theirs,
+        "below",
+        f"difference of differences in bits per byte, {step}; interval over {of}",
+        value,
+        interval,
+        (0.0, 0.0),
+        first.used | second.used,
+    )
 
 
 def _more_active(pair: Pair) -> Iterator[dict]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mhmoe.analysis import comparisons, sweeps
+from mhmoe.analysis import comparisons, components, sweeps
 from mhmoe.analysis.verdicts import (
     MHMOE,
     MIXTRAL,
@@ -31,6 +31,7 @@ def derive(models: dict[str, dict]) -> list[dict]:
     together = list(comparisons.pairs(comparisons.recipes(models)))
     rows += [row for pair in together for row in comparisons.of_kinds(pair)]
     rows += sweeps.of(together)
+    rows += components.of(together)
     return sorted(rows, key=order)
 
 

@@ -123,7 +123,7 @@ def _asked_alike(subject: Subject) -> bool:
 def _of_card(card: dict) -> Subject:
     folder, known = checkpoint.folder(), {"recipe": card["name"], "seed": None}
     if "recipe" in card:
-        known = _trained(Recipe.from_dict(card["recipe"]))
+        known = trained(Recipe.from_dict(card["recipe"]))
     return Subject(
         card["name"],
         ModelConfig.from_dict(card["config"]),
@@ -143,7 +143,7 @@ def finished(runs: Path) -> list[Subject]:
                 folder.name,
                 recipe.model,
                 folder / "last" / "state.safetensors",
-                _trained(recipe),
+                trained(recipe),
                 tuple((int(one.stem), one) for one in saved),
             )
         )
@@ -154,7 +154,7 @@ def finished(runs: Path) -> list[Subject]:
     ]
 
 
-def _trained(recipe: Recipe) -> dict:
+def trained(recipe: Recipe) -> dict:
     """What a comparison has to know of a recipe."""
     weights = {name: getattr(recipe, name) for name in LOSSES}
     return {
@@ -202,6 +202,7 @@ def facts(subject: Subject, model: Transformer) -> dict:
         "gate": moe.gate if moe else "none",
         "score": moe.score if moe else "none",
         "shared": moe.shared if moe else 0,
+        "projections": int(moe.projections) if moe else 0,
         "blocks": c.blocks,
         "d_model": c.d_model,
         "experts": moe.experts if moe else 0,
@@ -210,6 +211,12 @@ def facts(subject: Subject, model: Transformer) -> dict:
         "d_ff": moe.d_ff if moe else c.d_ff,
         "weights": checkpoint.digest(subject.weights),
     }
+
+
+def has_choice(model: Transformer) -> bool:
+    """Whether its layers have experts to choose from: a single one is a dense layer."""
+    moe = model.config.moe
+    return moe is not None and moe.experts > 1
 
 
 def of_routing(opened: Sequence[report.Routed]) -> dict:

@@ -31,6 +31,7 @@ from mhmoe.training.measure import (
     Subject,
     affordable,
     facts,
+    has_choice,
     moments,
     of_routing,
     other_seeds,
@@ -194,7 +195,7 @@ def measure(
     if with_costs:
         entry["costs"] = costs.costs(model, text.windows)
         entry["command"] += " --costs"
-    if not layers or layers[0].assignment != TOKEN_CHOICE:
+    if not has_choice(model) or layers[0].assignment != TOKEN_CHOICE:
         return entry
     opened = report.opened(layers, text.language)
     entry |= of_routing(opened)
