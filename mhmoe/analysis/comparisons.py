@@ -235,15 +235,22 @@ def _usual_kind(own: dict, every: Sequence[dict]) -> str:
     return FINE if cut else SMOE
 
 
-def pairs(found: Sequence[Recipe]) -> Iterator[Pair]:
-    """Every ordered pair of recipes that have a seed and its data in common; of several entries
-    of one recipe and seed (a run, and the checkpoint made of it) the first by name."""
+def same_question(first: dict, second: dict) -> bool:
+    """The same held-out data, of which the same was hidden."""
+    return seen(first) == seen(second)
+
+
+def pairs(
+    found: Sequence[Recipe], meet: Callable[[dict, dict], bool] = same_question
+) -> Iterator[Pair]:
+    """Every ordered pair of recipes that have a seed in common whose entries ``meet``; of several
+    entries of one recipe and seed (a run, and the checkpoint made of it) the first by name."""
     for first, second in product(found, repeat=2):
         by_seed = {}
         for a, b in product(first.entries, second.entries):
             one, two = first.entries[a], second.entries[b]
             seed = one["facts"]["seed"]
-            if seed == two["facts"]["seed"] and seen(one) == seen(two):
+            if seed == two["facts"]["seed"] and meet(one, two):
                 by_seed.setdefault(seed, (a, b))
         if first is not second and by_seed:
             yield Pair(first, second, tuple(by_seed.values()))
@@ -320,7 +327,7 @@ def further(
     each = [
         bits([(1, d), (-1, c), (-1, b), (1, a)])
         for (a, b), (c, d) in product(first.entries, second.entries)
-        if a["facts"]["seed"] == c["facts"]["seed"] and seen(a) == seen(c)
+        if a["facts"]["seed"] == c["facts"]["seed"] and same_question(a, c)
     ]
     if not each:
         return

@@ -78,6 +78,11 @@ def seen(entry: dict) -> dict:
     return entry["text"] if "text" in entry else entry["pictures"]
 
 
+def is_encoder(entry: dict) -> bool:
+    """Of text: it guesses tokens that were hidden from it."""
+    return entry["text"].get("hidden", 0) > 0
+
+
 def active(entry: dict, size: str, threshold: float) -> tuple[float, Span, Span]:
     """Share of experts above ``threshold`` fair shares, its interval, and that of chance."""
     curves = entry["activation"]

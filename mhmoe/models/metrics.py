@@ -40,18 +40,28 @@ def text_metrics(
             f"{model.config.context} tokens; give more text."
         )
     nats, tokens, size = 0.0, 0, 0
+    hidden = None if model.config.causal else hidden_tokens(*windows.shape, mask_ratio, seed)
     for number, chunk in enumerate(chunks(model, windows)):
         masked = None
-        if not model.config.causal:
-            masked = random_mask(*chunk.shape, mask_ratio, [seed, number * BATCH])
-            masked = masked.to(chunk.device)
+        if hidden is not None:
+            masked = hidden[number * BATCH :][: len(chunk)].to(chunk.device)
         run = model(chunk, masked=masked)
         watch(run)
         nats += float(token_nats(run.output, chunk, masked).sum())
         targets = (chunk[:, 1:] if masked is None else chunk[masked]).cpu().numpy()
         tokens, size = tokens + targets.size, size + int(sizes[targets].sum())
-    hidden = {} if model.config.causal else {"mask_ratio": mask_ratio}
-    return hidden | per_byte(nats, tokens, size)
+    asked = {} if hidden is None else {"mask_ratio": mask_ratio}
+    return asked | per_byte(nats, tokens, size)
+
+
+def hidden_tokens(windows: int, context: int, mask_ratio: float = 0.5, seed: int = 0) -> Tensor:
+    """[windows, context] True where an evaluation hides a token, as many in every window."""
+    return torch.cat(
+        [
+            random_mask(min(BATCH, windows - at), context, mask_ratio, [seed, at])
+            for at in range(0, windows, BATCH)
+        ]
+    )
 
 
 def per_byte(nats: float, tokens: int, size: int) -> dict:

@@ -65,6 +65,11 @@ class Subject:
     seeds: tuple[Subject, ...] = ()
 
     @property
+    def mask_ratio(self) -> float:
+        """Share of its tokens or patches that is hidden where it guesses hidden ones."""
+        return self.facts.get("mask_ratio") or Recipe.mask_ratio
+
+    @property
     def command(self) -> str:
         """What measures it again; TEXT, RUNS stand for the reader's own folders."""
         runs = " --runs RUNS" if self.weights.parent.name == "last" else ""
@@ -108,16 +113,14 @@ def subjects(names: Sequence[str], runs: Path | None = None) -> list[Subject]:
 
 def shipped() -> list[Subject]:
     cards = [checkpoint.card(name) for name in checkpoint.names()]
-    return [subject for subject in map(_of_card, cards) if _asked_alike(subject)]
+    return [subject for subject in map(_of_card, cards) if _measured(subject)]
 
 
-def _asked_alike(subject: Subject) -> bool:
-    """Pictures, or the next token of text in all languages: what else there is answers other
-    questions, and has its numbers on its card alone."""
+def _measured(subject: Subject) -> bool:
+    """Pictures, or text in all languages: what else there is has its numbers on its card alone."""
     if subject.config.kind != "text":
         return subject.config.kind == "image"
-    every = subject.facts.get("languages", list(LANGUAGES)) == list(LANGUAGES)
-    return subject.config.causal and every
+    return subject.facts.get("languages", list(LANGUAGES)) == list(LANGUAGES)
 
 
 def _of_card(card: dict) -> Subject:
@@ -147,7 +150,7 @@ def finished(runs: Path) -> list[Subject]:
                 tuple((int(one.stem), one) for one in saved),
             )
         )
-    found = [subject for subject in found if _asked_alike(subject)]
+    found = [subject for subject in found if _measured(subject)]
     return [
         replace(s, seeds=tuple(o for o in found if o is not s and _same_recipe(s, o)))
         for s in found
@@ -163,11 +166,13 @@ def trained(recipe: Recipe) -> dict:
         "losses": weights,
         "steps": recipe.steps,
         "languages": list(recipe.languages),
+        "mask_ratio": None if recipe.model.predicts_next else recipe.mask_ratio,
     }
 
 
 def _same_recipe(a: Subject, b: Subject) -> bool:
-    return a.facts["recipe"] == b.facts["recipe"] and a.config == b.config
+    same = all(a.facts[name] == b.facts[name] for name in a.facts if name != "seed")
+    return same and a.config == b.config
 
 
 # ------------------------------------------------------------------------ of every kind
@@ -277,6 +282,24 @@ def other_seeds(
             for other in subject.seeds
         },
     }
+
+
+def relatives(
+    subject: Subject,
+    route: Route,
+    group: np.ndarray,
+    device: torch.device | str,
+    say: Callable[[str], None],
+) -> dict:
+    """``over_time`` and ``other_seeds``, of a subject that has snapshots and seeds."""
+    entry = {}
+    if subject.snapshots:
+        say(f"{subject.name}: {len(subject.snapshots)} snapshots")
+        entry["over_time"] = over_time(subject, moments(subject, route, device), group)
+    if subject.seeds:
+        say(f"{subject.name}: against {len(subject.seeds)} other seeds")
+        entry["other_seeds"] = other_seeds(subject, route, group, device)
+    return entry
 
 
 def affordable(model: Transformer, few: int) -> int:

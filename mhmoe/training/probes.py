@@ -28,7 +28,7 @@ from mhmoe.models import metrics
 from mhmoe.models.transformer import Transformer
 
 if TYPE_CHECKING:
-    from mhmoe.training.measure_text import HeldOut
+    from mhmoe.training.questions import HeldOut
 
 DECAY = 1e-3  #: of the squared weights, half of it beside the mean cross-entropy
 STEPS = 60  #: of L-BFGS at most
