@@ -580,8 +580,9 @@ def _measured(args: argparse.Namespace, subject: Subject, device: torch.device) 
         pictures = measure_images.drawn(subject.config)
         photos = args.boundaries and measure_images.photographs(args.boundaries, subject.config)
         return measure_images.measure(subject, pictures, device, say, photos)
-    text = questions.held_out(args.text_dir, subject.config)
-    words = args.treebanks and questions.labelled(args.treebanks, subject.config)
+    asked = (subject.config, subject.languages)
+    text = questions.held_out(args.text_dir, *asked)
+    words = args.treebanks and questions.labelled(args.treebanks, *asked)
     return measure_text.measure(
         subject, text, device, say, words=words, lists=args.words, with_costs=args.costs
     )

@@ -264,7 +264,10 @@ def test_seeds_are_not_compared_without_scipy(tmp_path, text_dir, held, monkeypa
 def test_seeds_of_other_text_are_no_seeds_of_the_same_run(tmp_path, text_dir):
     run_of("text-smoe", tmp_path, text_dir)
     run_of("text-smoe", tmp_path, text_dir, seed=2, languages=("en",))
-    assert [s.name for s in measure.subjects([], tmp_path)] == ["text-smoe-1"]
+    found = measure.subjects([], tmp_path)
+    assert [s.name for s in found] == ["text-smoe-1", "text-smoe-2"]
+    assert [s.languages for s in found] == [LANGUAGES, ("en",)]
+    assert [s.seeds for s in found] == [(), ()]
 
 
 def test_a_run_knows_the_weights_of_its_losses(tmp_path, text_dir):

@@ -1,4 +1,4 @@
-"""Text models that answer another question: encoders, which guess hidden tokens."""
+"""Text models beside the others: encoders, which guess hidden tokens, and models of English."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from entries import entry
 from tiny import TINY, written
 
+from mhmoe import cli
 from mhmoe.analysis import comparisons, findings, report, results
 from mhmoe.layers import WhatIf
 from mhmoe.models import metrics
@@ -22,6 +23,7 @@ ENCODER = replace(DECODER, causal=False)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, models):
+    monkeypatch.setenv("MHMOE_DEVICE", "cpu")
     monkeypatch.setattr(questions, "WINDOWS", 3)
     monkeypatch.setattr(measure_text, "FEW", 2)
     monkeypatch.setattr(measure, "REMOVALS", 8)
@@ -33,6 +35,18 @@ def _quick(monkeypatch, models):
 @pytest.fixture
 def held(text_dir):
     return questions.held_out(text_dir, DECODER)
+
+
+@pytest.fixture
+def trees(tmp_path):
+    """One sentence, many times."""
+    words = (("The", "DET"), ("dog", "NOUN"), ("sleeps", "VERB"), (".", "PUNCT"))
+    rows = [f"{i + 1}\t{w}\t_\t{kind}" + "\t_" * 6 for i, (w, kind) in enumerate(words)]
+    folder = tmp_path / "trees"
+    folder.mkdir()
+    for language in ("de", "en"):
+        (folder / f"{language}.conllu").write_text(("\n".join(rows) + "\n\n") * 20, "utf-8")
+    return folder
 
 
 # ---------------------------------------------------------------------------- what is asked
@@ -107,7 +121,62 @@ def test_whole_windows_are_routed(held):
     assert all((a.expert == b.expert).all() for a, b in zip(before, after, strict=True))
 
 
+def test_a_model_of_english_is_measured_on_english(tmp_path, text_dir, trees, capsys):
+    sizes = (("english", {"languages": ("en",)}), ("both", {"languages": ("de", "en")}))
+    for name, changes in sizes:
+        written(tmp_path / "runs", name, TINY["text-mhmoe"], data="text", **changes)
+    path = tmp_path / "r.json"
+    asked = ["--text-dir", text_dir, "--treebanks", trees, "--runs", tmp_path / "runs"]
+    assert cli.main(["measure", *map(str, asked), "--out", str(path)]) == 0
+    assert "english-1: 48 tokens of en" in capsys.readouterr().out
+    content = results.load(path)
+    english, both = (content["models"][name] for name in ("english-1", "both-1"))
+    assert english["text"]["languages"] == ["en"]
+    assert english["text"]["tokens"] == english["treebanks"]["tokens"] == 3 * 16
+    assert list(english["quality"]["languages"]) == ["en"]
+    quality = english["quality"]
+    assert quality["languages"]["en"]["bits_per_byte"] == quality["bits_per_byte"]
+    assert both["text"]["tokens"] == both["treebanks"]["tokens"] == 6 * 16
+    assert set(both) - set(english) == {"language"}
+    assert set(english["probes"]) == {"word_class"}
+    assert set(both["probes"]) == {"language", "word_class"}
+    keys = {name: set() for name in content["models"]}
+    for row in content["findings"]:
+        keys[row["models"][0]].add(row["key"])
+        assert len(row["models"]) == 1  # other text is never compared
+    assert keys["both-1"] - keys["english-1"] == {"no-split-language"}
+    assert keys["english-1"] >= {"no-split-token-class", "no-split-word-class", "distinct-experts"}
+
+
+def test_english_windows_are_those_of_the_common_text(text_dir, held):
+    english = questions.held_out(text_dir, DECODER, ["en"])
+    assert (english.windows == held.windows[held.language == 1]).all()
+    assert not english.language.any()
+    assert english.facts["sha256"] != held.facts["sha256"]
+
+
 # ---------------------------------------------------------------------------- findings
+
+
+def test_english_has_the_papers_own_numbers():
+    models = {
+        "d": entry("dense", 1, [20.0] * 4, experts=0),
+        "s": entry("sparse", 1, [19.0] * 4),
+        "m": entry("heads", 1, [18.0] * 4, heads=4, macs_per_token=90),
+    }
+    for one in models.values():
+        one["activation"] = {}  # would be asked for if the text were XNLI's
+        one["text"]["languages"] = ["en"]
+        one["quality"]["languages"] = {"en": {}}
+    rows = {row["key"]: row for row in findings.derive(models)}
+    assert set(rows) == {"smoe-dense-english", "mhmoe-smoe-parameters-english"}
+    assert rows["smoe-dense-english"]["theirs"] == "English perplexity 14.82 against 16.23 (X-MoE)"
+    row = rows["mhmoe-smoe-parameters-english"]
+    assert row["theirs"].startswith("English perplexity 12.72 against 14.82")
+    assert row["claim"].endswith("(English alone)")
+    assert (row["ours"], row["verdict"]) == (pytest.approx(-0.1), "reproduced")
+    models["m"]["text"]["languages"] = ["de"]
+    assert {row["key"] for row in findings.derive(models)} == {"smoe-dense-english"}
 
 
 def split(name: str, seed: int, explained: float, hidden: float = 0.0, **facts) -> dict:

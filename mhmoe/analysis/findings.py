@@ -77,7 +77,8 @@ def _of_one(one: dict[str, dict]) -> Iterator[dict]:
 
 def _of_text(one: dict[str, dict]) -> Iterator[dict]:
     (entry,) = one.values()
-    yield _split(one, "language", "Experts of a multilingual model do not split by language")
+    if "language" in entry:
+        yield _split(one, "language", "Experts of a multilingual model do not split by language")
     for key, what in (("token_class", "kinds of tokens"), ("word_class", "word classes")):
         if key not in entry:
             continue

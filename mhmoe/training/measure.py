@@ -65,6 +65,11 @@ class Subject:
     seeds: tuple[Subject, ...] = ()
 
     @property
+    def languages(self) -> tuple[str, ...]:
+        """Of a text model, on whose held-out text it is measured."""
+        return tuple(self.facts.get("languages", LANGUAGES))
+
+    @property
     def mask_ratio(self) -> float:
         """Share of its tokens or patches that is hidden where it guesses hidden ones."""
         return self.facts.get("mask_ratio") or Recipe.mask_ratio
@@ -117,10 +122,8 @@ def shipped() -> list[Subject]:
 
 
 def _measured(subject: Subject) -> bool:
-    """Pictures, or text in all languages: what else there is has its numbers on its card alone."""
-    if subject.config.kind != "text":
-        return subject.config.kind == "image"
-    return subject.facts.get("languages", list(LANGUAGES)) == list(LANGUAGES)
+    """Text, or pictures: what has both has its numbers on its card alone."""
+    return subject.config.kind in ("text", "image")
 
 
 def _of_card(card: dict) -> Subject:

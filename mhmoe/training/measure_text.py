@@ -32,7 +32,6 @@ from mhmoe.training.measure import (
     removed,
 )
 from mhmoe.training.questions import CLASSES, HeldOut, Question
-from mhmoe.training.text import LANGUAGES
 
 FEW = 8  #: windows of each language, where a model runs many times
 FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  #: of capacity
@@ -55,7 +54,7 @@ def measure(
     MeasureError, CorpusError."""
     model, seed = subject.model(device=device), subject.facts["seed"] or 0
     asked = Question.of(text, model.config, subject.mask_ratio)
-    say(f"{subject.name}: {text.windows.size:,} tokens of {len(LANGUAGES)} languages")
+    say(f"{subject.name}: {text.windows.size:,} tokens of {', '.join(text.languages)}")
     entry = {
         "command": subject.command,
         "facts": facts(subject, model),
@@ -75,7 +74,8 @@ def measure(
     if lists and layers[0].heads > 1:
         entry["meanings"] = two_meanings(layers, text, lists)
         entry["command"] += " --words WORDS"
-    entry["language"] = [report.of_windows(r, LANGUAGES) for r in opened]
+    if len(text.languages) > 1:
+        entry["language"] = [report.of_windows(r, text.languages) for r in opened]
     entry["token_class"] = [report.of_tokens(r, text.kind, text.classes) for r in opened]
     if words:
         say(f"{subject.name}: word classes of {words.windows.size:,} tokens of treebanks")
@@ -108,7 +108,7 @@ def two_meanings(layers: Sequence[LayerTrace], text: HeldOut, folder: Path) -> d
     each against words as frequent; None where there is nothing to compare."""
     value = np.mean([routing.distinct_experts(layer) for layer in layers], axis=0)
     found = meanings.types(occurrences(text), value)
-    keys = list(zip((LANGUAGES[i] for i in found.language), found.form, strict=True))
+    keys = list(zip((text.languages[i] for i in found.language), found.form, strict=True))
     false, listed = wordlists.same_spelling(folder)
     many, few = wordlists.by_senses(folder)
     known = {language for language, _ in listed}

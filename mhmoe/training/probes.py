@@ -62,11 +62,13 @@ class Task:
 
 
 def of(model: Transformer, seed: int, text: HeldOut, words: HeldOut | None = None) -> dict:
-    """The language of each token of ``text``, and the word class of each of ``words``, treebanks;
-    ``seed`` is that from which the model was trained. What has one window of each language only
-    can teach nothing and is left out."""
-    language = np.repeat(text.language[:, None], text.windows.shape[1], 1)
-    tasks = {"language": Task(text.windows, language, text.language)}
+    """The language of each token of ``text``, if it has several, and the word class of each of
+    ``words``, treebanks; ``seed`` is that from which the model was trained. What has one window of
+    each language only can teach nothing and is left out."""
+    tasks = {}
+    if len(text.languages) > 1:
+        language = np.repeat(text.language[:, None], text.windows.shape[1], 1)
+        tasks["language"] = Task(text.windows, language, text.language)
     if words:
         tasks["word_class"] = Task(words.windows, words.kind, words.language)
     asked = {name: task for name, task in tasks.items() if task.taught.any()}

@@ -1,6 +1,7 @@
 """Held-out text, and what a model is asked about it: the next token, or those that are hidden.
 
-The text is fixed: of each language the first ``WINDOWS`` windows of plain_dev that do not overlap.
+The text is fixed: of each of a model's languages the first ``WINDOWS`` windows of plain_dev that do
+not overlap.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,18 +44,19 @@ CLASSES = (
 @dataclass(frozen=True, eq=False)
 class HeldOut:
     """windows, kind [N, T] token ids and their classes, indices into ``classes``, -1 for none;
-    language [N]; sizes [vocabulary] bytes."""
+    language [N], indices into ``languages``; sizes [vocabulary] bytes."""
 
     windows: np.ndarray
     language: np.ndarray
     kind: np.ndarray
     sizes: np.ndarray
+    languages: tuple[str, ...]
     classes: tuple[str, ...] = CLASSES
 
     def first(self, per_language: int) -> np.ndarray:
         """Indices of the first windows of each language."""
-        each = [np.flatnonzero(self.language == i)[:per_language] for i in range(len(LANGUAGES))]
-        return np.sort(np.concatenate(each))
+        each = [np.flatnonzero(self.language == i) for i in range(len(self.languages))]
+        return np.sort(np.concatenate([rows[:per_language] for rows in each]))
 
     def part(self, per_language: int) -> HeldOut:
         rows = self.first(per_language)
@@ -67,34 +70,35 @@ class HeldOut:
         return {
             "windows": N,
             "tokens": N * T,
-            "languages": list(LANGUAGES),
+            "languages": list(self.languages),
             "sha256": hashlib.sha256(self.windows.astype("<i4").tobytes()).hexdigest(),
         }
 
 
-def held_out(text_dir: Path, config: ModelConfig) -> HeldOut:
+def held_out(text_dir: Path, config: ModelConfig, languages: Sequence[str] = LANGUAGES) -> HeldOut:
     """As many windows of every language, at most ``WINDOWS``. Raises MeasureError, CorpusError."""
     bpe = tokenizer_of(config)
-    data = TextData(text_dir, "dev", bpe, config.context)
+    data = TextData(text_dir, "dev", bpe, config.context, languages)
     every = [corpus.apart(config.context) for corpus in data.corpora]
     count = min(WINDOWS, *(len(windows) for windows in every))
     windows = np.concatenate([windows[:count] for windows in every])
     kinds = np.array([token_class(tokenizer.spell(bpe, i)) for i in range(config.vocabulary)])
     return HeldOut(
         windows=windows,
-        language=np.arange(len(LANGUAGES)).repeat(count),
+        language=np.arange(len(languages)).repeat(count),
         kind=kinds[windows],
         sizes=tokenizer.byte_sizes(bpe),
+        languages=tuple(languages),
     )
 
 
-def labelled(folder: Path, config: ModelConfig) -> HeldOut:
+def labelled(folder: Path, config: ModelConfig, languages: Sequence[str] = LANGUAGES) -> HeldOut:
     """Treebanks in the same way; the classes are those of words. Raises MeasureError,
     CorpusError."""
     bpe = tokenizer_of(config)
-    windows, labels, language = treebanks.windows(folder, bpe, config.context, WINDOWS)
+    windows, labels, language = treebanks.windows(folder, bpe, config.context, WINDOWS, languages)
     sizes = tokenizer.byte_sizes(bpe)
-    return HeldOut(windows, language, labels, sizes, treebanks.CLASSES)
+    return HeldOut(windows, language, labels, sizes, tuple(languages), treebanks.CLASSES)
 
 
 def tokenizer_of(config: ModelConfig) -> Tokenizer:
@@ -204,7 +208,7 @@ class Question:
             **numbers(np.arange(len(nats))),
             "languages": {
                 language: numbers(np.flatnonzero(self.text.language == i))
-                for i, language in enumerate(LANGUAGES)
+                for i, language in enumerate(self.text.languages)
             },
             "window_bits": bits.tolist(),
             "window_bytes": size.tolist(),
