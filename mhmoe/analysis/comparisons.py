@@ -203,7 +203,7 @@ BETTER = (
 
 
 def recipes(models: dict[str, dict], data: str = "text") -> list[Recipe]:
-    """Of the models that were measured on "text", or on "pictures"."""
+    """Of the models that were measured on "text", on "pictures" or on "pairs" of both."""
     runs: dict[str, dict[str, dict]] = {}
     for name, entry in sorted(models.items()):
         if data in entry:

@@ -36,8 +36,8 @@ THEIRS = {
 
 
 def derive(models: dict[str, dict]) -> list[dict]:
-    """All findings of all models, sorted; those of pictures alone are in
-    ``mhmoe.analysis.findings_pictures``."""
+    """All findings of all models, sorted; those of pictures alone, and of pictures with captions,
+    are in ``mhmoe.analysis.findings_pictures`` and ``mhmoe.analysis.findings_pairs``."""
     rows = [row for name in models for row in _of_one({name: models[name]})]
     recipes = comparisons.recipes(models)
     together = list(comparisons.pairs(recipes))

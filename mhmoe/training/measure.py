@@ -1,8 +1,8 @@
-"""What ``python -m mhmoe measure`` measures, and what it does alike with text and with pictures.
+"""What ``python -m mhmoe measure`` measures, and what it does alike with text, pictures and both.
 
 A subject is a model that is shipped, or a finished run with its snapshots and its other seeds.
-``measure_text`` and ``measure_images`` run them; what their routing amounts to is computed in
-``mhmoe.analysis``. Every number stands beside its interval and its chance.
+``measure_text``, ``measure_images`` and ``measure_pairs`` run them; what their routing amounts to
+is computed in ``mhmoe.analysis``. Every number stands beside its interval and its chance.
 """
 
 from __future__ import annotations
@@ -118,12 +118,7 @@ def subjects(names: Sequence[str], runs: Path | None = None) -> list[Subject]:
 
 def shipped() -> list[Subject]:
     cards = [checkpoint.card(name) for name in checkpoint.names()]
-    return [subject for subject in map(_of_card, cards) if _measured(subject)]
-
-
-def _measured(subject: Subject) -> bool:
-    """Text, or pictures: what has both has its numbers on its card alone."""
-    return subject.config.kind in ("text", "image")
+    return [_of_card(card) for card in cards]
 
 
 def _of_card(card: dict) -> Subject:
@@ -153,7 +148,6 @@ def finished(runs: Path) -> list[Subject]:
                 tuple((int(one.stem), one) for one in saved),
             )
         )
-    found = [subject for subject in found if _measured(subject)]
     return [
         replace(s, seeds=tuple(o for o in found if o is not s and _same_recipe(s, o)))
         for s in found

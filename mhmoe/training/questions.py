@@ -77,7 +77,7 @@ class HeldOut:
 
 def held_out(text_dir: Path, config: ModelConfig, languages: Sequence[str] = LANGUAGES) -> HeldOut:
     """As many windows of every language, at most ``WINDOWS``. Raises MeasureError, CorpusError."""
-    bpe = tokenizer_of(config)
+    bpe = tokenizer_of(config.vocabulary)
     data = TextData(text_dir, "dev", bpe, config.context, languages)
     every = [corpus.apart(config.context) for corpus in data.corpora]
     count = min(WINDOWS, *(len(windows) for windows in every))
@@ -95,19 +95,20 @@ def held_out(text_dir: Path, config: ModelConfig, languages: Sequence[str] = LAN
 def labelled(folder: Path, config: ModelConfig, languages: Sequence[str] = LANGUAGES) -> HeldOut:
     """Treebanks in the same way; the classes are those of words. Raises MeasureError,
     CorpusError."""
-    bpe = tokenizer_of(config)
+    bpe = tokenizer_of(config.vocabulary)
     windows, labels, language = treebanks.windows(folder, bpe, config.context, WINDOWS, languages)
     sizes = tokenizer.byte_sizes(bpe)
     return HeldOut(windows, language, labels, sizes, tuple(languages), treebanks.CLASSES)
 
 
-def tokenizer_of(config: ModelConfig) -> Tokenizer:
-    """The tokenizer of the models' folder, if it is the model's own. Raises MeasureError."""
+def tokenizer_of(tokens: int) -> Tokenizer:
+    """The tokenizer of the models' folder, if it is that of a model of so many tokens. Raises
+    MeasureError."""
     bpe = checkpoint.load_tokenizer()
-    if (found := bpe.get_vocab_size()) != config.vocabulary:
+    if (found := bpe.get_vocab_size()) != tokens:
         raise MeasureError(
             f"The tokenizer in {checkpoint.folder()} has {found} tokens, the model "
-            f"{config.vocabulary}; set MHMOE_MODELS to the folder with the model's own."
+            f"{tokens}; set MHMOE_MODELS to the folder with the model's own."
         )
     return bpe
 
