@@ -571,7 +571,7 @@ def run_measuring(args: argparse.Namespace) -> None:
 
 def _measured(args: argparse.Namespace, subject: Subject, device: torch.device) -> dict:
     """The entry of one model."""
-    from mhmoe.training import measure_images, measure_text
+    from mhmoe.training import measure_images, measure_pairs, measure_text, questions
 
     def say(sentence: str) -> None:
         print(sentence, flush=True)
@@ -580,8 +580,12 @@ def _measured(args: argparse.Namespace, subject: Subject, device: torch.device) 
         pictures = measure_images.drawn(subject.config)
         photos = args.boundaries and measure_images.photographs(args.boundaries, subject.config)
         return measure_images.measure(subject, pictures, device, say, photos)
-    text = measure_text.held_out(args.text_dir, subject.config)
-    words = args.treebanks and measure_text.labelled(args.treebanks, subject.config)
+    if subject.config.kind == "image-text":
+        pairs = measure_pairs.drawn(subject.config)
+        return measure_pairs.measure(subject, pairs, device, say)
+    asked = (subject.config, subject.languages)
+    text = questions.held_out(args.text_dir, *asked)
+    words = args.treebanks and questions.labelled(args.treebanks, *asked)
     return measure_text.measure(
         subject, text, device, say, words=words, lists=args.words, with_costs=args.costs
     )

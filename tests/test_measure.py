@@ -18,7 +18,7 @@ from mhmoe.layers import MoEConfig, WhatIf
 from mhmoe.models import checkpoint, engine, metrics, tokenizer
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Transformer
-from mhmoe.training import measure, measure_text, treebanks, wordlists
+from mhmoe.training import measure, measure_text, questions, treebanks, wordlists
 from mhmoe.training.loop import Job
 from mhmoe.training.recipe import Recipe
 from mhmoe.training.text import LANGUAGES, Corpus, CorpusError
@@ -27,7 +27,7 @@ from mhmoe.training.text import LANGUAGES, Corpus, CorpusError
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, models):
     monkeypatch.setenv("MHMOE_DEVICE", "cpu")
-    monkeypatch.setattr(measure_text, "WINDOWS", 3)
+    monkeypatch.setattr(questions, "WINDOWS", 3)
     monkeypatch.setattr(measure_text, "FEW", 2)
     monkeypatch.setattr(measure, "REMOVALS", 8)
     monkeypatch.setattr(measure_text, "FACTORS", (0.5, 2.0))
@@ -42,11 +42,15 @@ def subject():
 
 @pytest.fixture
 def held(text_dir):
-    return measure_text.held_out(text_dir, TINY["text-smoe"])
+    return questions.held_out(text_dir, TINY["text-smoe"])
 
 
-def route(text: measure_text.HeldOut) -> measure.Route:
-    return lambda model: measure_text.routed(model, text.windows)[1]
+def asked(text: questions.HeldOut, name: str = "text-smoe") -> questions.Question:
+    return questions.Question.of(text, TINY[name], 0.5)
+
+
+def route(text: questions.HeldOut) -> measure.Route:
+    return lambda model: measure_text.routed(model, text.windows)
 
 
 def run_of(name: str, folder, text_dir, seed: int = 1, **changes) -> Job:
@@ -71,7 +75,7 @@ def test_windows_share_no_token_and_begin_at_sentences():
 def test_every_language_has_as_many_windows(held):
     assert held.windows.shape == (18, 16)
     assert (np.bincount(held.language) == 3).all()
-    assert held.language[held.part(2)].tolist() == [i for i in range(6) for _ in range(2)]
+    assert held.language[held.first(2)].tolist() == [i for i in range(6) for _ in range(2)]
     assert held.facts["tokens"] == 18 * 16
     other = replace(held, windows=held.windows + 1)
     assert other.facts["sha256"] != held.facts["sha256"]
@@ -91,17 +95,17 @@ def test_every_language_has_as_many_windows(held):
     ],
 )
 def test_tokens_have_the_class_that_anybody_sees(text, name):
-    assert measure_text.CLASSES[measure_text.token_class(text)] == name
+    assert questions.CLASSES[questions.token_class(text)] == name
 
 
 @pytest.mark.parametrize("text", [" ", "l'", "a\n", ""])
 def test_tokens_of_several_kinds_have_none(text):
-    assert measure_text.token_class(text) == -1
+    assert questions.token_class(text) == -1
 
 
 def test_another_tokenizer_is_one_sentence(text_dir):
     with pytest.raises(measure.MeasureError, match="has 320 tokens, the model 99; set MHMOE"):
-        measure_text.held_out(text_dir, replace(TINY["text-smoe"], vocabulary=99))
+        questions.held_out(text_dir, replace(TINY["text-smoe"], vocabulary=99))
 
 
 # ---------------------------------------------------------------------------- the runs
@@ -110,7 +114,8 @@ def test_another_tokenizer_is_one_sentence(text_dir):
 @pytest.mark.parametrize("name", ["text-dense", "text-mhmoe"])
 def test_quality_is_that_of_the_evaluation(name, subject, held):
     model = subject(name).model()
-    found = measure_text.quality(measure_text.window_nats(model, held.windows), held)
+    next_one = asked(held, name)
+    found = next_one.quality(next_one.nats(model))
     expected = metrics.text_metrics(model, held.windows, held.sizes)
     for key, value in expected.items():
         assert found[key] == pytest.approx(value, rel=1e-5), key
@@ -122,24 +127,22 @@ def test_quality_is_that_of_the_evaluation(name, subject, held):
 
 def test_a_layers_trace_is_that_of_every_window_end_to_end(subject, held):
     model = subject("text-mhmoe").model()
-    nats, layers = measure_text.routed(model, held.windows)
-    assert nats == pytest.approx(measure_text.window_nats(model, held.windows))
-    for i, layer in enumerate(layers):
+    for i, layer in enumerate(measure_text.routed(model, held.windows)):
         assert layer.sub_tokens == held.windows.size * 4
         assert layer.demand.sum() == layer.sub_tokens * 2
-        alone = measure_text.routed(model, held.windows[5:6])[1][i]
+        alone = measure_text.routed(model, held.windows[5:6])[i]
         assert (layer.expert[5 * 64 : 6 * 64] == alone.expert).all()
 
 
 def test_removing_an_expert_is_what_the_layer_does_without_it(subject, held):
     model = subject("text-smoe").model()
-    found = measure_text.removal(model, held)
-    rows = held.part(2)
-    plain = measure_text.window_nats(model, held.windows[rows]).sum()
-    off = measure_text.window_nats(model, held.windows[rows], WhatIf(experts_off=(3,)), 1).sum()
-    size = held.sizes[held.windows[rows, 1:]].sum()
+    found = measure_text.removal(model, asked(held))
+    few = asked(held).part(2)
+    plain = few.nats(model).sum()
+    off = few.nats(model, WhatIf(experts_off=(3,)), 1).sum()
+    size = held.sizes[few.text.windows[:, 1:]].sum()
     assert found["layers"][1][3]["rise"] == pytest.approx((off - plain) / np.log(2) / size)
-    assert found["tokens"] == rows.size * 16
+    assert found["tokens"] == 12 * 16
 
 
 def test_an_expert_that_computes_nothing_is_not_missed_and_one_that_works_is(subject, held):
@@ -147,18 +150,18 @@ def test_an_expert_that_computes_nothing_is_not_missed_and_one_that_works_is(sub
     experts = model.moe_layers[0][1].experts
     with torch.no_grad():  # the others answer alike, so that a substitute changes nothing
         experts.w_in.zero_()
-    silent = measure_text.removal(model, held)["layers"][0]
+    silent = measure_text.removal(model, asked(held))["layers"][0]
     assert [row["rise"] for row in silent] == pytest.approx([0] * 4, abs=1e-6)
     with torch.no_grad():
         experts.w_in[2].normal_(generator=torch.Generator().manual_seed(0))
         experts.w_out[2].normal_(generator=torch.Generator().manual_seed(1))
-    loud = [abs(row["rise"]) for row in measure_text.removal(model, held)["layers"][0]]
+    loud = [abs(row["rise"]) for row in measure_text.removal(model, asked(held))["layers"][0]]
     assert loud[2] > 10 * max(loud[0], 1e-6)  # some of the others' second choice is the loud one
 
 
 def test_room_for_everybody_costs_nothing_and_less_drops_more(subject, held):
     model = subject("text-smoe").model()
-    tight, wide = measure_text.capacity(model, held)["factors"]
+    tight, wide = measure_text.capacity(model, asked(held))["factors"]
     assert tight["dropped"] > wide["dropped"] == pytest.approx(0, abs=0.2)
     assert tight["dropped"] >= 0.5  # half of the places that all choices need
     assert tight["rise"] != 0
@@ -166,7 +169,7 @@ def test_room_for_everybody_costs_nothing_and_less_drops_more(subject, held):
 
 def test_a_model_without_another_expert_loses_none(held):
     config = ModelConfig(**TEXT, moe=MoEConfig(d_model=16, d_ff=8, experts=2, top_k=2))
-    assert measure_text.removal(Transformer(config).eval(), held)["layers"] == []
+    assert measure_text.removal(Transformer(config).eval(), asked(held))["layers"] == []
 
 
 # ---------------------------------------------------------------------------- entries
@@ -185,6 +188,16 @@ def test_a_dense_model_has_quality_and_no_routing(subject, held):
     assert found["quality"]["bits_per_byte"] > 0
     assert "balance" not in found
     assert findings.derive({"text-dense": results.rounded(found)}) == []
+
+
+def test_a_single_expert_is_no_choice(held, models):
+    one = replace(TINY["text-smoe"].moe, experts=1, top_k=1).matched(heads=1, projections=1)
+    checkpoint.save(Transformer(ModelConfig(**TEXT, moe=one), seed=3), "text-layers", {})
+    (subject,) = measure.subjects(["text-layers"])
+    found = measure_text.measure(subject, held)
+    assert set(found) == {"command", "facts", "text", "quality", "probes"}
+    assert found["facts"]["projections"] == found["facts"]["experts"] == 1
+    assert findings.derive({"text-layers": results.rounded(found)}) == []
 
 
 def test_a_run_is_measured_at_its_end_and_its_snapshots(tmp_path, text_dir, held):
@@ -248,11 +261,13 @@ def test_seeds_are_not_compared_without_scipy(tmp_path, text_dir, held, monkeypa
         measure.other_seeds(subject, route(held), held.language)
 
 
-def test_what_answers_another_question_is_not_measured_beside_the_others(tmp_path, text_dir):
+def test_seeds_of_other_text_are_no_seeds_of_the_same_run(tmp_path, text_dir):
     run_of("text-smoe", tmp_path, text_dir)
     run_of("text-smoe", tmp_path, text_dir, seed=2, languages=("en",))
-    run_of("text-smoe", tmp_path, text_dir, seed=3, model=replace(TINY["text-smoe"], causal=False))
-    assert [s.name for s in measure.subjects([], tmp_path)] == ["text-smoe-1"]
+    found = measure.subjects([], tmp_path)
+    assert [s.name for s in found] == ["text-smoe-1", "text-smoe-2"]
+    assert [s.languages for s in found] == [LANGUAGES, ("en",)]
+    assert [s.seeds for s in found] == [(), ()]
 
 
 def test_a_run_knows_the_weights_of_its_losses(tmp_path, text_dir):
@@ -390,7 +405,7 @@ def test_shipped_models_are_read_as_the_engine_reads_them(subject):
 
 
 def test_information_has_an_interval_around_it(subject, held):
-    _, layers = measure_text.routed(subject("text-smoe").model(), held.windows)
+    layers = measure_text.routed(subject("text-smoe").model(), held.windows)
     for r in report.opened(layers, held.language):
         found = report.of_windows(r, LANGUAGES)
         assert found["interval"][0] <= found["bits"] <= found["interval"][1]
@@ -498,7 +513,7 @@ def test_word_lists_are_read(lists):
 def test_words_of_a_window_are_whole(held):
     bpe = checkpoint.load_tokenizer()
     ids = bpe.encode("\n12 The fox, don't jumps").ids
-    kinds = [measure_text.token_class(tokenizer.spell(bpe, i)) for i in ids]
+    kinds = [questions.token_class(tokenizer.spell(bpe, i)) for i in ids]
     text = replace(held, windows=np.array([ids]), kind=np.array([kinds]), language=np.array([1]))
     found = list(measure_text.occurrences(text))
     assert [form for _, form, _ in found] == ["the", "fox", "don", "t"]  # jumps may be cut

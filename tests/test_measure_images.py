@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
-from tiny import CLASSES, IMAGE, TINY
+from tiny import CLASSES, IMAGE, TINY, written
 
 from mhmoe import cli
 from mhmoe.analysis import report, results
@@ -21,7 +19,6 @@ from mhmoe.models.config import ModelConfig
 from mhmoe.models.images import DecodedImage
 from mhmoe.models.transformer import Transformer
 from mhmoe.training import measure, measure_images, scenes
-from mhmoe.training.recipe import Recipe
 
 MIXED = MoEConfig(d_model=16, d_ff=8, experts=4, router="soft-moe", slots=2)
 SOFT = ModelConfig(**IMAGE, moe=MIXED)
@@ -47,21 +44,6 @@ def subject():
 @pytest.fixture
 def pictures() -> measure_images.Pictures:
     return measure_images.drawn(TINY["image-smoe"])
-
-
-def run_of(folder: Path, config: ModelConfig, seed: int) -> None:
-    """A finished run as training leaves it: weights, and a snapshot that differs a little."""
-    facts = dict(steps=2, batch=4, learning_rate=1e-2, seed=seed, snapshots=(1,))
-    recipe = Recipe(name="image-tiny", model=config, data="image", **facts)
-    for name in ("last", "snapshots"):
-        (folder / f"image-tiny-{seed}" / name).mkdir(parents=True)
-    run = folder / f"image-tiny-{seed}"
-    state = json.dumps({"step": 2, "recipe": recipe.to_dict()})
-    (run / "last" / "state.json").write_text(state)
-    weights = Transformer(config, seed).state_dict()
-    save_file({f"model.{k}": v for k, v in weights.items()}, run / "last" / "state.safetensors")
-    earlier = {name: 0.9 * value for name, value in weights.items()}
-    save_file(earlier, run / "snapshots" / "000001.safetensors")
 
 
 # ---------------------------------------------------------------------------- the scenes
@@ -202,7 +184,7 @@ def test_what_a_model_does_not_have_is_not_in_its_entry(subject, pictures):
 
 def test_a_run_is_measured_with_its_snapshots_seeds_and_findings(tmp_path, pictures):
     for seed in (1, 2):
-        run_of(tmp_path, HEADS, seed)
+        written(tmp_path, "image-tiny", HEADS, seed)
     first, second = measure.subjects([], tmp_path)
     assert [s.name for s in first.seeds] == [second.name] == ["image-tiny-2"]
     entry = measure_images.measure(first, pictures)

@@ -9,7 +9,7 @@ from tiny import TINY
 
 from mhmoe.analysis import report
 from mhmoe.models.transformer import Transformer
-from mhmoe.training import measure, measure_text, probes
+from mhmoe.training import measure, measure_text, probes, questions
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_the_stream_is_kept_only_when_asked_for(name):
 def test_router_inputs_are_what_the_router_scores(name):
     model = Transformer(TINY[name], 5).eval()
     windows = np.random.default_rng(0).integers(0, 320, (20, 16))
-    _, layers = measure_text.routed(model, windows)
+    layers = measure_text.routed(model, windows)
     inputs = probes.router_inputs(model, windows)
     for (_, layer), (x, first), trace in zip(model.moe_layers, inputs, layers, strict=True):
         with torch.no_grad():
@@ -137,7 +137,7 @@ def test_an_untrained_model_has_not_moved_from_its_start():
 
 def test_an_entry_tells_probe_control_floor_and_majority(models, text_dir):
     (subject,) = measure.subjects(["text-dense"])
-    text = measure_text.held_out(text_dir, subject.config)
+    text = questions.held_out(text_dir, subject.config)
     model = subject.model()
     found = probes.of(model, 3, text)
     assert set(found) == {"language"}
@@ -156,9 +156,8 @@ def test_an_entry_tells_probe_control_floor_and_majority(models, text_dir):
 
 
 def test_one_window_of_each_language_teaches_nothing(models, text_dir, monkeypatch):
-    monkeypatch.setattr(measure_text, "WINDOWS", 1)
+    monkeypatch.setattr(questions, "WINDOWS", 1)
     (subject,) = measure.subjects(["text-smoe"])
     assert (
-        measure_text.measure(subject, measure_text.held_out(text_dir, subject.config))["probes"]
-        == {}
+        measure_text.measure(subject, questions.held_out(text_dir, subject.config))["probes"] == {}
     )

@@ -2,9 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+
+from safetensors.torch import save_file
 
 from mhmoe.layers import MoEConfig
 from mhmoe.models.config import ModelConfig
+from mhmoe.models.transformer import Transformer
+from mhmoe.training.recipe import Recipe
 
 SENTENCES = {
     "de": ["Der Hund schläft unter dem alten Tisch.", "Morgen fahren wir über die Brücke."],
@@ -41,6 +46,22 @@ CLASSES = replace(TINY["image-smoe"], classes=12)
 
 #: The same pictures with captions of at most eight tokens.
 PAIRS = replace(TINY["image-mhmoe"], kind="image-text", caption=8, words=VOCABULARY)
+
+
+def written(folder: Path, name: str, config: ModelConfig, seed: int = 1, **changes) -> None:
+    """A finished run of two steps as training leaves it: weights, and a snapshot after the first
+    that differs a little."""
+    facts = dict(steps=2, batch=4, learning_rate=1e-2, snapshots=(1,), data=config.kind) | changes
+    recipe = Recipe(name=name, model=config, seed=seed, **facts)
+    run = folder / f"{name}-{seed}"
+    for part in ("last", "snapshots"):
+        (run / part).mkdir(parents=True)
+    (run / "last" / "state.json").write_text(json.dumps({"step": 2, "recipe": recipe.to_dict()}))
+    weights = Transformer(config, seed).state_dict()
+    save_file({f"model.{k}": v for k, v in weights.items()}, run / "last" / "state.safetensors")
+    for step in recipe.snapshots:
+        earlier = {name: 0.9 * value for name, value in weights.items()}
+        save_file(earlier, run / "snapshots" / f"{step:06}.safetensors")
 
 
 class Cut(Exception):

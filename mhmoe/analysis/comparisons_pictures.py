@@ -4,7 +4,7 @@ which equal budget. Recipes, seeds and intervals are those of ``mhmoe.analysis.c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +83,9 @@ NUMBERS = (
 )
 
 
-def of_kinds(pair: Pair) -> Iterator[dict]:
+def of_kinds(
+    pair: Pair, claims: Sequence[Better] = BETTER, numbers: Sequence[Number] = NUMBERS
+) -> Iterator[dict]:
     """The rows of two kinds of models at equal sizes. Losses of the routers are the same where both
     have such losses."""
     kinds = (pair.first.kind, pair.second.kind)
@@ -91,8 +93,8 @@ def of_kinds(pair: Pair) -> Iterator[dict]:
         return
     if not {DENSE, SOFT} & set(kinds) and not pair.same(*BASE):
         return
-    for claim in filter(lambda claim: claim.fits(pair), BETTER):
-        for number in NUMBERS:
+    for claim in filter(lambda claim: claim.fits(pair), claims):
+        for number in numbers:
             if all(number.part in entry["quality"] for two in pair.entries for entry in two):
                 yield _better(claim, number, pair)
 

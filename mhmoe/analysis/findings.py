@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mhmoe.analysis import comparisons, sweeps
+from mhmoe.analysis import comparisons, comparisons_encoders, components, sweeps
 from mhmoe.analysis.verdicts import (
     MHMOE,
     MIXTRAL,
@@ -19,18 +19,32 @@ from mhmoe.analysis.verdicts import (
     X_MOE,
     active,
     finding,
+    is_encoder,
     mean,
     mean_span,
 )
 
+SENTINELS = "entropy of routing sentinel tokens in the {} {} of at most 3.47 nats"
+#: What ST-MoE reports of the classes by which experts may split, by the rule of the claim.
+THEIRS = {
+    ("language", "negligible"): "experts do not split by language, no number",
+    ("token_class", "negligible"): SENTINELS.format("decoder", "3.4"),
+    ("token_class", "above"): SENTINELS.format("encoder", "1.2 to 2.2"),
+    ("word_class", "negligible"): SENTINELS.format("decoder", "3.4"),
+    ("word_class", "above"): "experts for articles, verbs, proper names, chosen by hand; no number",
+}
+
 
 def derive(models: dict[str, dict]) -> list[dict]:
-    """All findings of all models, sorted; those of pictures alone are in
-    ``mhmoe.analysis.findings_pictures``."""
+    """All findings of all models, sorted; those of pictures alone, and of pictures with captions,
+    are in ``mhmoe.analysis.findings_pictures`` and ``mhmoe.analysis.findings_pairs``."""
     rows = [row for name in models for row in _of_one({name: models[name]})]
-    together = list(comparisons.pairs(comparisons.recipes(models)))
+    recipes = comparisons.recipes(models)
+    together = list(comparisons.pairs(recipes))
     rows += [row for pair in together for row in comparisons.of_kinds(pair)]
     rows += sweeps.of(together)
+    rows += components.of(together)
+    rows += comparisons_encoders.of(recipes)
     return sorted(rows, key=order)
 
 
@@ -63,12 +77,17 @@ def _of_one(one: dict[str, dict]) -> Iterator[dict]:
 
 def _of_text(one: dict[str, dict]) -> Iterator[dict]:
     (entry,) = one.values()
-    yield _no_split(one, "language", "Experts of a multilingual model do not split by language")
-    yield _no_split(one, "token_class", "Experts of a decoder do not specialise in kinds of tokens")
+    if "language" in entry:
+        yield _split(one, "language", "Experts of a multilingual model do not split by language")
+    for key, what in (("token_class", "kinds of tokens"), ("word_class", "word classes")):
+        if key not in entry:
+            continue
+        if is_encoder(entry):
+            yield _split(one, key, f"Experts of an encoder specialise in {what}", "above")
+        else:
+            yield _split(one, key, f"Experts of a decoder do not specialise in {what}")
     if "meanings" in entry:
         yield from _meanings(one)
-    if "word_class" in entry:
-        yield _no_split(one, "word_class", "Experts of a decoder do not specialise in word classes")
     yield from _repeats(one)
     yield _capacity(one)
 
@@ -126,17 +145,16 @@ def _meanings(one: dict[str, dict]) -> Iterator[dict]:
         )
 
 
-def _no_split(one: dict[str, dict], key: str, claim: str) -> dict:
+def _split(one: dict[str, dict], key: str, claim: str, rule: str = "negligible") -> dict:
     (entry,) = one.values()
     most = max(entry[key], key=lambda layer: layer["explained"])
+    name = key.replace("_", "-")
     return finding(
-        f"no-split-{key.replace('_', '-')}",
+        f"no-split-{name}" if rule == "negligible" else f"split-{name}",
         claim,
         f"{ST_MOE}, tables 13 and 14 and their discussion",
-        "experts do not split by language, no number"
-        if key == "language"
-        else "entropy of routing sentinel tokens in the decoder 3.4 of at most 3.47 nats",
-        "negligible",
+        THEIRS[key, rule],
+        rule,
         "share of the classes' information in a choice, the layer with most, less chance; "
         f"margin {NEGLIGIBLE:g}",
         most["explained"],

@@ -172,15 +172,18 @@ def of_windows(r: Routed, labels: Sequence[str]) -> dict:
 
 def of_tokens(r: Routed, label_NT: np.ndarray, labels: Sequence[str]) -> dict:
     """Experts against a class of each token, -1 for none."""
-    hits = r.hits
-    per_window = np.stack(
+    draws = specialisation.of_tokens(r.hits, label_NT, len(labels), SHUFFLES, SEED)
+    return information(tables(r, label_NT, len(labels)), draws, labels, r)
+
+
+def tables(r: Routed, label_NT: np.ndarray, classes: int) -> np.ndarray:
+    """[N, classes, E] choices of each expert by the tokens of each class, one table per window."""
+    return np.stack(
         [
-            specialisation.table(counts, label, len(labels))
-            for counts, label in zip(hits, label_NT, strict=True)
+            specialisation.table(counts, label, classes)
+            for counts, label in zip(r.hits, label_NT, strict=True)
         ]
     )
-    draws = specialisation.of_tokens(hits, label_NT, len(labels), SHUFFLES, SEED)
-    return information(per_window, draws, labels, r)
 
 
 def information(

@@ -1,10 +1,10 @@
 """The results file: one JSON file of everything that was measured, which the pages read.
 
 schema    1
-models    name -> facts, text or pictures, and the numbers of ``mhmoe.analysis.report`` and of
-          ``mhmoe.analysis.report_pictures``
-findings  rows of ``mhmoe.analysis.findings`` and of ``mhmoe.analysis.findings_pictures``, derived
-          from the models
+models    name -> facts, text, pictures or pairs, and the numbers of ``mhmoe.analysis.report``,
+          ``mhmoe.analysis.report_pictures`` and ``mhmoe.analysis.report_pairs``
+findings  rows of ``mhmoe.analysis.findings``, ``mhmoe.analysis.findings_pictures`` and
+          ``mhmoe.analysis.findings_pairs``, derived from the models
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import re
 from pathlib import Path
 
-from mhmoe.analysis import findings, findings_pictures
+from mhmoe.analysis import findings, findings_pairs, findings_pictures
 
 SCHEMA = 1
 DIGITS = 6
@@ -42,7 +42,9 @@ def merged(content: dict, entries: dict[str, dict]) -> dict:
     """``content`` with these models in place of those of the same names; findings derived anew."""
     models = content["models"] | {name: rounded(entry) for name, entry in entries.items()}
     models = {name: models[name] for name in sorted(models)}
-    rows = findings.derive(models) + findings_pictures.derive(models)
+    rows = [
+        row for of in (findings, findings_pictures, findings_pairs) for row in of.derive(models)
+    ]
     rows.sort(key=findings.order)
     return {"schema": SCHEMA, "models": models, "findings": rounded(rows)}
 

@@ -7,6 +7,8 @@ above zero, so it is always given beside what permuted labels have.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from mhmoe.analysis import balance
@@ -50,14 +52,26 @@ def of_tokens(
     count_NTE: np.ndarray, label_NT: np.ndarray, classes: int, draws: int = 200, seed: int = 0
 ) -> np.ndarray:
     """[draws] mutual information when labels are permuted within each window: what remains is not
-    the windows' language or subject. Tokens labelled -1 take no part and stay where they are."""
+    the windows' language or subject."""
+    return np.array(
+        [
+            mutual_information(dealt)
+            for dealt in dealt_out(count_NTE, label_NT, classes, draws, seed)
+        ]
+    )
+
+
+def dealt_out(
+    count_NTE: np.ndarray, label_NT: np.ndarray, classes: int, draws: int, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """Tables [classes, E] of labels permuted within each window. Tokens labelled -1 take no part
+    and stay where they are."""
     rng = np.random.default_rng(seed)
     flat = count_NTE.reshape(-1, count_NTE.shape[-1]).astype(float)
     kept = np.flatnonzero(label_NT.ravel() >= 0)
     window = kept // label_NT.shape[1]
-    label, rows, found = label_NT.ravel()[kept], flat[kept], []
+    label, rows = label_NT.ravel()[kept], flat[kept]
     for _ in range(draws):
         # sorted by window, then by chance: a permutation inside every window
         order = np.lexsort((rng.random(len(kept)), window))
-        found.append(mutual_information(table(rows, label[order], classes)))
-    return np.array(found)
+        yield table(rows, label[order], classes)

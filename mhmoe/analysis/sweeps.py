@@ -16,10 +16,11 @@ from mhmoe.analysis.comparisons import (
     Pair,
     apart,
     better,
-    bits,
+    further,
+    hardly_other,
     over_seeds,
 )
-from mhmoe.analysis.verdicts import MHMOE, NEGLIGIBLE, SWITCH, Span, finding, mean, mean_span
+from mhmoe.analysis.verdicts import MHMOE, SWITCH, Span, finding, mean, mean_span
 
 #: MH-MoE's table 5: from so many heads to so many, what follows, and the perplexities.
 HEADS = {
@@ -27,7 +28,7 @@ HEADS = {
     (4, 8): ("above", "worse", "12.95 against 12.72"),
 }
 #: What makes the shape of a sparse model, besides its sizing.
-SHAPE = (*BASE, "experts", "top_k", "heads", "d_ff")
+SHAPE = (*BASE, "projections", "experts", "top_k", "heads", "d_ff")
 
 
 def of(together: Sequence[Pair]) -> Iterator[dict]:
@@ -45,7 +46,7 @@ def _heads(pair: Pair) -> Iterator[dict]:
     heads = (pair.first.facts["heads"], pair.second.facts["heads"])
     if heads not in HEADS or not pair.same("losses", "experts", "top_k"):
         return
-    if pair.equal("params_total"):
+    if pair.first.kind == pair.second.kind == HEADED and pair.equal("params_total"):
         rule, word, theirs = HEADS[heads]
         yield better(
             f"heads-{heads[0]}-{heads[1]}",
@@ -102,33 +103,23 @@ def _widening(together: Sequence[Pair]) -> Iterator[dict]:
         if set(zip(plain.recipes, headed.recipes, strict=True)) <= beside
     ]
     if found:
-        yield _wider(*max(found, key=lambda two: _growth(two[0])))
+        yield from _wider(*max(found, key=lambda two: _growth(two[0])))
 
 
 def _growth(pair: Pair) -> float:
     return pair.second.facts["experts"] / pair.first.facts["experts"]
 
 
-def _wider(plain: Pair, headed: Pair) -> dict:
+def _wider(plain: Pair, headed: Pair) -> Iterator[dict]:
     few, many = plain.first.facts["experts"], plain.second.facts["experts"]
-    each = [
-        bits([(1, mh_many), (-1, many), (-1, mh_few), (1, few)])
-        for (few, many), (mh_few, mh_many) in product(plain.entries, headed.entries)
-        if few["facts"]["seed"] == mh_few["facts"]["seed"]
-    ]
-    value, interval, of = over_seeds(each)
-    return finding(
+    return further(
         "experts-gap",
         f"The lead of MH-MoE over SMoE grows with the number of experts (from {few} to {many})",
         f"{MHMOE}, figure 6a",
         "the gap widens from 8 to 256 experts, a curve",
-        "below",
-        "difference of differences in bits per byte, MH-MoE less SMoE, at the most experts less "
-        f"at the fewest; interval over {of}",
-        value,
-        interval,
-        (0.0, 0.0),
-        plain.used | headed.used,
+        "MH-MoE less SMoE, at the most experts less at the fewest",
+        plain,
+        headed,
     )
 
 
@@ -142,8 +133,15 @@ def _balance(pair: Pair) -> Iterator[dict]:
         return
     if any(weight for name, weight in b.items() if name != "balance"):
         return
-    yield _evens(pair, b["balance"])
-    yield _costs(pair, b["balance"])
+    alpha = b["balance"]
+    yield _evens(pair, alpha)
+    yield hardly_other(
+        f"alpha-{alpha:g}-quality",
+        f"A balance loss of weight {alpha:g} does not hurt the prediction",
+        f"{SWITCH}, equation 4",
+        "0.01 is small enough not to overwhelm the task, no number",
+        pair,
+    )
 
 
 def _evens(pair: Pair, alpha: float) -> dict:
@@ -163,23 +161,5 @@ def _evens(pair: Pair, alpha: float) -> dict:
         value,
         interval,
         (0.0, 0.0),
-        pair.used,
-    )
-
-
-def _costs(pair: Pair, alpha: float) -> dict:
-    plain = mean(first["quality"]["bits_per_byte"] for first, _ in pair.entries)
-    value, interval, of = over_seeds([bits([(1, b), (-1, a)]) for a, b in pair.entries])
-    return finding(
-        f"alpha-{alpha:g}-quality",
-        f"A balance loss of weight {alpha:g} does not hurt the prediction",
-        f"{SWITCH}, equation 4",
-        "0.01 is small enough not to overwhelm the task, no number",
-        "negligible",
-        "relative difference in bits per byte, with the loss less without; margin "
-        f"{NEGLIGIBLE:g}; interval over {of}",
-        value / plain,
-        (interval[0] / plain, interval[1] / plain),
-        (-NEGLIGIBLE, NEGLIGIBLE),
         pair.used,
     )

@@ -21,7 +21,7 @@ STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365
 MHMOE, FOLLOW_UP = "2404.15045", "2411.16205"
 ST_MOE, MIXTRAL, OLMOE = "2202.08906", "2401.04088", "2409.02060"
 X_MOE, SWITCH = "2204.09179", "2101.03961"
-V_MOE, SOFT_MOE = "2106.05974", "2308.00951"
+V_MOE, SOFT_MOE, LIMOE = "2106.05974", "2308.00951", "2206.02770"
 
 Span = tuple[float, float]
 
@@ -74,8 +74,13 @@ def finding(
 
 
 def seen(entry: dict) -> dict:
-    """The facts of the held-out text, or of the pictures."""
-    return entry["text"] if "text" in entry else entry["pictures"]
+    """The facts of the held-out text, of the pictures, or of the pictures with captions."""
+    return next(entry[data] for data in ("text", "pictures", "pairs") if data in entry)
+
+
+def is_encoder(entry: dict) -> bool:
+    """Of text: it guesses tokens that were hidden from it."""
+    return entry["text"].get("hidden", 0) > 0
 
 
 def active(entry: dict, size: str, threshold: float) -> tuple[float, Span, Span]:

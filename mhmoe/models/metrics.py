@@ -40,18 +40,28 @@ def text_metrics(
             f"{model.config.context} tokens; give more text."
         )
     nats, tokens, size = 0.0, 0, 0
+    hidden = None if model.config.causal else hidden_tokens(*windows.shape, mask_ratio, seed)
     for number, chunk in enumerate(chunks(model, windows)):
         masked = None
-        if not model.config.causal:
-            masked = random_mask(*chunk.shape, mask_ratio, [seed, number * BATCH])
-            masked = masked.to(chunk.device)
+        if hidden is not None:
+            masked = hidden[number * BATCH :][: len(chunk)].to(chunk.device)
         run = model(chunk, masked=masked)
         watch(run)
         nats += float(token_nats(run.output, chunk, masked).sum())
         targets = (chunk[:, 1:] if masked is None else chunk[masked]).cpu().numpy()
         tokens, size = tokens + targets.size, size + int(sizes[targets].sum())
-    hidden = {} if model.config.causal else {"mask_ratio": mask_ratio}
-    return hidden | per_byte(nats, tokens, size)
+    asked = {} if hidden is None else {"mask_ratio": mask_ratio}
+    return asked | per_byte(nats, tokens, size)
+
+
+def hidden_tokens(windows: int, context: int, mask_ratio: float = 0.5, seed: int = 0) -> Tensor:
+    """[windows, context] True where an evaluation hides a token, as many in every window."""
+    return torch.cat(
+        [
+            random_mask(min(BATCH, windows - at), context, mask_ratio, [seed, at])
+            for at in range(0, windows, BATCH)
+        ]
+    )
 
 
 def per_byte(nats: float, tokens: int, size: int) -> dict:
@@ -174,7 +184,6 @@ def class_metrics(
     }
 
 
-@torch.inference_mode()
 def caption_metrics(
     model: Transformer,
     pictures: np.ndarray,
@@ -191,27 +200,46 @@ def caption_metrics(
     pictures [N, side, side, 3] uint8; captions [N, L] token ids; filled [N, L] bool, where a
     caption is over and nothing is hidden; sizes [words] UTF-8 bytes of each token.
     """
-    hidden = random_mask(*captions.shape, mask_ratio, [seed, 0]).numpy() & ~filled
+    hidden = hidden_words(filled, mask_ratio, seed)
     size = int(sizes[captions[hidden]].sum())
-    bits = []
-    for shown in (pictures, np.roll(pictures, -1, axis=0)):
-        nats = 0.0
-        for at in range(0, len(shown), BATCH):
-            rows = slice(at, at + BATCH)
-            patches = _patches(model, shown[rows])
-            caption = torch.from_numpy(captions[rows]).to(patches.device).long()
-            tokens = torch.from_numpy(hidden[rows]).to(patches.device)
-            masked = F.pad(tokens, (patches.shape[1], 0))
-            run = model(patches, caption, masked=masked)
-            watch(run)
-            nats += float(token_nats(run.caption, caption, tokens).sum())
-        bits.append(nats / np.log(2) / size)
+    own, other = (
+        float(caption_nats(model, shown, captions, hidden, watch).sum() / np.log(2) / size)
+        for shown in (pictures, np.roll(pictures, -1, axis=0))
+    )
     return {
-        "caption_bits_per_byte": bits[0],
-        "caption_bits_per_byte_other_picture": bits[1],
+        "caption_bits_per_byte": own,
+        "caption_bits_per_byte_other_picture": other,
         "caption_tokens": int(hidden.sum()),
         "caption_bytes": size,
     }
+
+
+def hidden_words(filled: np.ndarray, mask_ratio: float = 0.5, seed: int = 0) -> np.ndarray:
+    """[N, L] True where an evaluation hides a token of a caption."""
+    return random_mask(*filled.shape, mask_ratio, [seed, 0]).numpy() & ~filled
+
+
+@torch.inference_mode()
+def caption_nats(
+    model: Transformer,
+    pictures: np.ndarray,
+    captions: np.ndarray,
+    hidden: np.ndarray,
+    watch: Watch = lambda run: None,
+) -> np.ndarray:
+    """[N] cross-entropy of the ``hidden`` tokens of each caption, in nats, summed, beside whole
+    pictures; arguments as in :func:`caption_metrics`."""
+    found = []
+    for at in range(0, len(pictures), BATCH):
+        rows = slice(at, at + BATCH)
+        patches = _patches(model, pictures[rows])
+        caption = torch.from_numpy(captions[rows]).to(patches.device).long()
+        tokens = torch.from_numpy(hidden[rows]).to(patches.device)
+        run = model(patches, caption, masked=F.pad(tokens, (patches.shape[1], 0)))
+        watch(run)
+        nats = token_nats(run.caption, caption, tokens).double()
+        found += [float(own.sum()) for own in nats.split(tokens.sum(1).tolist())]
+    return np.array(found)
 
 
 def pair_metrics(
@@ -257,11 +285,15 @@ def whole_pictures(
     watch: Watch,
     what_if: WhatIf = TRAINED,
     only_block: int | None = None,
+    captions: np.ndarray | None = None,
 ) -> None:
-    """Run the model on pictures of which nothing is hidden, for what ``watch`` makes of it."""
+    """Run the model on pictures, or pictures and ``captions`` [N, L], of which nothing is hidden,
+    for what ``watch`` makes of it."""
     for at in range(0, len(pictures), BATCH):
-        patches = _patches(model, pictures[at : at + BATCH])
-        watch(model(patches, what_if=what_if, only_block=only_block))
+        patches, caption = _patches(model, pictures[at : at + BATCH]), None
+        if captions is not None:
+            caption = torch.from_numpy(captions[at : at + BATCH]).to(patches.device).long()
+        watch(model(patches, caption, what_if=what_if, only_block=only_block))
 
 
 def _patches(model: Transformer, pictures: np.ndarray) -> Tensor:

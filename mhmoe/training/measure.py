@@ -1,8 +1,8 @@
-"""What ``python -m mhmoe measure`` measures, and what it does alike with text and with pictures.
+"""What ``python -m mhmoe measure`` measures, and what it does alike with text, pictures and both.
 
 A subject is a model that is shipped, or a finished run with its snapshots and its other seeds.
-``measure_text`` and ``measure_images`` run them; what their routing amounts to is computed in
-``mhmoe.analysis``. Every number stands beside its interval and its chance.
+``measure_text``, ``measure_images`` and ``measure_pairs`` run them; what their routing amounts to
+is computed in ``mhmoe.analysis``. Every number stands beside its interval and its chance.
 """
 
 from __future__ import annotations
@@ -65,6 +65,16 @@ class Subject:
     seeds: tuple[Subject, ...] = ()
 
     @property
+    def languages(self) -> tuple[str, ...]:
+        """Of a text model, on whose held-out text it is measured."""
+        return tuple(self.facts.get("languages", LANGUAGES))
+
+    @property
+    def mask_ratio(self) -> float:
+        """Share of its tokens or patches that is hidden where it guesses hidden ones."""
+        return self.facts.get("mask_ratio") or Recipe.mask_ratio
+
+    @property
     def command(self) -> str:
         """What measures it again; TEXT, RUNS stand for the reader's own folders."""
         runs = " --runs RUNS" if self.weights.parent.name == "last" else ""
@@ -108,22 +118,13 @@ def subjects(names: Sequence[str], runs: Path | None = None) -> list[Subject]:
 
 def shipped() -> list[Subject]:
     cards = [checkpoint.card(name) for name in checkpoint.names()]
-    return [subject for subject in map(_of_card, cards) if _asked_alike(subject)]
-
-
-def _asked_alike(subject: Subject) -> bool:
-    """Pictures, or the next token of text in all languages: what else there is answers other
-    questions, and has its numbers on its card alone."""
-    if subject.config.kind != "text":
-        return subject.config.kind == "image"
-    every = subject.facts.get("languages", list(LANGUAGES)) == list(LANGUAGES)
-    return subject.config.causal and every
+    return [_of_card(card) for card in cards]
 
 
 def _of_card(card: dict) -> Subject:
     folder, known = checkpoint.folder(), {"recipe": card["name"], "seed": None}
     if "recipe" in card:
-        known = _trained(Recipe.from_dict(card["recipe"]))
+        known = trained(Recipe.from_dict(card["recipe"]))
     return Subject(
         card["name"],
         ModelConfig.from_dict(card["config"]),
@@ -143,18 +144,17 @@ def finished(runs: Path) -> list[Subject]:
                 folder.name,
                 recipe.model,
                 folder / "last" / "state.safetensors",
-                _trained(recipe),
+                trained(recipe),
                 tuple((int(one.stem), one) for one in saved),
             )
         )
-    found = [subject for subject in found if _asked_alike(subject)]
     return [
         replace(s, seeds=tuple(o for o in found if o is not s and _same_recipe(s, o)))
         for s in found
     ]
 
 
-def _trained(recipe: Recipe) -> dict:
+def trained(recipe: Recipe) -> dict:
     """What a comparison has to know of a recipe."""
     weights = {name: getattr(recipe, name) for name in LOSSES}
     return {
@@ -163,11 +163,13 @@ def _trained(recipe: Recipe) -> dict:
         "losses": weights,
         "steps": recipe.steps,
         "languages": list(recipe.languages),
+        "mask_ratio": None if recipe.model.predicts_next else recipe.mask_ratio,
     }
 
 
 def _same_recipe(a: Subject, b: Subject) -> bool:
-    return a.facts["recipe"] == b.facts["recipe"] and a.config == b.config
+    same = all(a.facts[name] == b.facts[name] for name in a.facts if name != "seed")
+    return same and a.config == b.config
 
 
 # ------------------------------------------------------------------------ of every kind
@@ -202,6 +204,7 @@ def facts(subject: Subject, model: Transformer) -> dict:
         "gate": moe.gate if moe else "none",
         "score": moe.score if moe else "none",
         "shared": moe.shared if moe else 0,
+        "projections": int(moe.projections) if moe else 0,
         "blocks": c.blocks,
         "d_model": c.d_model,
         "experts": moe.experts if moe else 0,
@@ -210,6 +213,12 @@ def facts(subject: Subject, model: Transformer) -> dict:
         "d_ff": moe.d_ff if moe else c.d_ff,
         "weights": checkpoint.digest(checkpoint.weights(model)),
     }
+
+
+def has_choice(model: Transformer) -> bool:
+    """Whether its layers have experts to choose from: a single one is a dense layer."""
+    moe = model.config.moe
+    return moe is not None and moe.experts > 1
 
 
 def of_routing(opened: Sequence[report.Routed]) -> dict:
@@ -270,6 +279,24 @@ def other_seeds(
             for other in subject.seeds
         },
     }
+
+
+def relatives(
+    subject: Subject,
+    route: Route,
+    group: np.ndarray,
+    device: torch.device | str,
+    say: Callable[[str], None],
+) -> dict:
+    """``over_time`` and ``other_seeds``, of a subject that has snapshots and seeds."""
+    entry = {}
+    if subject.snapshots:
+        say(f"{subject.name}: {len(subject.snapshots)} snapshots")
+        entry["over_time"] = over_time(subject, moments(subject, route, device), group)
+    if subject.seeds:
+        say(f"{subject.name}: against {len(subject.seeds)} other seeds")
+        entry["other_seeds"] = other_seeds(subject, route, group, device)
+    return entry
 
 
 def affordable(model: Transformer, few: int) -> int:

@@ -114,12 +114,17 @@ class Pictures:
 
 def drawn(config: ModelConfig) -> Pictures:
     """The scenes for a model. Raises MeasureError for one that sees pictures of another size."""
+    check_side(config)
+    return _drawn(SCENES)
+
+
+def check_side(config: ModelConfig) -> None:
+    """Raises MeasureError for a model that sees pictures of another size."""
     if (side := config.grid * config.patch) != scenes.SIDE:
         raise MeasureError(
             f"The scenes have {scenes.SIDE} pixels a side, but the model sees {side}; measure "
             f"models of {scenes.SIDE} pixels."
         )
-    return _drawn(SCENES)
 
 
 @lru_cache(maxsize=1)
@@ -278,16 +283,7 @@ def quality(model: Transformer, pictures: Pictures) -> dict:
     """Error of hidden patches over that of the mean visible colour, and the share of whole pictures
     that get their class; those of every picture are kept, so that models can be compared picture by
     picture."""
-    error, baseline = metrics.picture_errors(model, pictures.pixels)
-    draws = pictures.draws
-    found = {
-        "relative_error": float(error.sum() / baseline.sum()),
-        "interval": nulls.interval(draws @ error / (draws @ baseline)),
-        "masked_error": float(error.mean()),
-        "baseline_error": float(baseline.mean()),
-        "picture_error": error.tolist(),
-        "picture_baseline": baseline.tolist(),
-    }
+    found = hidden_patches(*metrics.picture_errors(model, pictures.pixels), pictures.draws)
     if model.config.classes:
         correct = metrics.class_guesses(model, pictures.pixels) == pictures.classes
         found |= {
@@ -297,6 +293,18 @@ def quality(model: Transformer, pictures: Pictures) -> dict:
             "picture_correct": correct.astype(int).tolist(),
         }
     return found
+
+
+def hidden_patches(error: np.ndarray, baseline: np.ndarray, draws: np.ndarray) -> dict:
+    """Of ``metrics.picture_errors`` [N] and draws [draws, N] of the pictures."""
+    return {
+        "relative_error": float(error.sum() / baseline.sum()),
+        "interval": nulls.interval(draws @ error / (draws @ baseline)),
+        "masked_error": float(error.mean()),
+        "baseline_error": float(baseline.mean()),
+        "picture_error": error.tolist(),
+        "picture_baseline": baseline.tolist(),
+    }
 
 
 def of_photographs(model: Transformer, photos: Photographs) -> dict:

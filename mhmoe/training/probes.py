@@ -28,7 +28,7 @@ from mhmoe.models import metrics
 from mhmoe.models.transformer import Transformer
 
 if TYPE_CHECKING:
-    from mhmoe.training.measure_text import HeldOut
+    from mhmoe.training.questions import HeldOut
 
 DECAY = 1e-3  #: of the squared weights, half of it beside the mean cross-entropy
 STEPS = 60  #: of L-BFGS at most
@@ -62,11 +62,13 @@ class Task:
 
 
 def of(model: Transformer, seed: int, text: HeldOut, words: HeldOut | None = None) -> dict:
-    """The language of each token of ``text``, and the word class of each of ``words``, treebanks;
-    ``seed`` is that from which the model was trained. What has one window of each language only
-    can teach nothing and is left out."""
-    language = np.repeat(text.language[:, None], text.windows.shape[1], 1)
-    tasks = {"language": Task(text.windows, language, text.language)}
+    """The language of each token of ``text``, if it has several, and the word class of each of
+    ``words``, treebanks; ``seed`` is that from which the model was trained. What has one window of
+    each language only can teach nothing and is left out."""
+    tasks = {}
+    if len(text.languages) > 1:
+        language = np.repeat(text.language[:, None], text.windows.shape[1], 1)
+        tasks["language"] = Task(text.windows, language, text.language)
     if words:
         tasks["word_class"] = Task(words.windows, words.kind, words.language)
     asked = {name: task for name, task in tasks.items() if task.taught.any()}

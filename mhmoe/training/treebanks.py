@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,14 +70,18 @@ def labelled(sentence: list[tuple[str, int, bool]], bpe: Tokenizer) -> tuple[lis
 
 
 def windows(
-    folder: Path, bpe: Tokenizer, context: int, most: int
+    folder: Path,
+    bpe: Tokenizer,
+    context: int,
+    most: int,
+    languages: Sequence[str] = LANGUAGES,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """[N, context] ids and labels, [N] language; as many windows of each language, at most
     ``most``, none sharing a token. Raises CorpusError."""
-    every = [_language(_file(folder, language), bpe, context) for language in LANGUAGES]
+    every = [_language(_file(folder, language), bpe, context) for language in languages]
     count = min(most, *(len(ids) for ids, _ in every))
     ids, labels = (np.concatenate([pair[i][:count] for pair in every]) for i in (0, 1))
-    return ids, labels, np.arange(len(LANGUAGES)).repeat(count)
+    return ids, labels, np.arange(len(languages)).repeat(count)
 
 
 def _language(path: Path, bpe: Tokenizer, context: int) -> tuple[np.ndarray, np.ndarray]:
