@@ -162,7 +162,7 @@ def test_with_places_for_all_the_order_finds_nothing(coloured):
     assert rows[-1]["relative_error"] == whole["relative_error"]
 
 
-@pytest.mark.parametrize("name", ["image-smoe", "image-dense"])
+@pytest.mark.parametrize("name", ["image-e8", "image-ffn"])
 def test_only_where_tokens_choose_and_pictures_have_classes(name, coloured):
     with pytest.raises(ValueError, match="0 classes and router"):
         limited(Transformer(TINY[name]), *coloured)

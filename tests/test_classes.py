@@ -34,7 +34,7 @@ def _often(monkeypatch, models):
 
 
 def tiny(**changes) -> Recipe:
-    return Recipe(**(dict(name="image-smoe", model=CLASSES) | SMALL | changes))
+    return Recipe(**(dict(name="image-e8", model=CLASSES) | SMALL | changes))
 
 
 # ---------------------------------------------------------------------------- scenes
@@ -108,12 +108,12 @@ def test_a_subject_is_large_and_near_the_middle_and_nothing_else_is_moved():
 
 
 def test_a_model_without_classes_is_what_it_was():
-    plain = Transformer(TINY["image-smoe"], seed=3)
+    plain = Transformer(TINY["image-e8"], seed=3)
     assert not [name for name in plain.state_dict() if "classify" in name]
     assert plain(torch.zeros(1, 16, 3072)).classes is None
-    old_card = TINY["image-smoe"].to_dict()
+    old_card = TINY["image-e8"].to_dict()
     del old_card["classes"]  # as the cards of the first generation have it
-    assert ModelConfig.from_dict(old_card) == TINY["image-smoe"]
+    assert ModelConfig.from_dict(old_card) == TINY["image-e8"]
     shared = Transformer(CLASSES, seed=3).state_dict()
     for name in ("position", "embed.weight"):  # drawn or set before anything else
         assert shared[name].shape == plain.state_dict()[name].shape
@@ -221,7 +221,7 @@ def test_the_scenes_have_twelve_classes(tmp_path):
 
 
 def test_a_state_from_before_there_were_classes_goes_on(tmp_path):
-    plain = tiny(model=TINY["image-smoe"], steps=2)
+    plain = tiny(model=TINY["image-e8"], steps=2)
     job = Job(plain, tmp_path)
     job.run()
     path = job.folder / "last" / "state.json"
@@ -241,7 +241,7 @@ def test_a_shipped_model_says_its_classes_and_how_often_it_is_right(tmp_path, mo
     job.run()
     ship.ship(job)
     engine.load.cache_clear()
-    card = checkpoint.card("image-smoe")
+    card = checkpoint.card("image-e8")
     assert card["classes"] == list(scenes.CLASSES)
     numbers = card["metrics"]
     assert numbers["classified"] == 24
@@ -250,17 +250,17 @@ def test_a_shipped_model_says_its_classes_and_how_often_it_is_right(tmp_path, mo
     assert numbers["relative_error"] > 0
     assert [row["layer"] for row in card["load"]] == [0, 1]
     # the command measures the same scenes
-    assert cli.main(["evaluate", "--model", "image-smoe", "--scenes", "24", "--json"]) == 0
+    assert cli.main(["evaluate", "--model", "image-e8", "--scenes", "24", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["classified_correctly"] == numbers["classified_correctly"]
     assert again["images"] == 24
     assert cli.main(["models"]) == 0
-    row = next(r for r in capsys.readouterr().out.splitlines() if r.startswith("image-smoe"))
+    row = next(r for r in capsys.readouterr().out.splitlines() if r.startswith("image-e8"))
     assert f"{numbers['class_accuracy']:.1%} of the classes" in row
 
 
 def test_scenes_for_a_model_without_classes_measure_the_patches(capsys):
-    assert cli.main(["evaluate", "--model", "image-smoe", "--scenes", "3", "--json"]) == 0
+    assert cli.main(["evaluate", "--model", "image-e8", "--scenes", "3", "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)
     assert numbers["images"] == 3
     assert "class_accuracy" not in numbers
@@ -268,10 +268,10 @@ def test_scenes_for_a_model_without_classes_measure_the_patches(capsys):
 
 @pytest.mark.parametrize("number", ["0", "-3", "many"])
 def test_a_number_of_scenes_that_is_none(number, capsys):
-    assert cli.main(["evaluate", "--model", "image-smoe", "--scenes", number]) == 2
+    assert cli.main(["evaluate", "--model", "image-e8", "--scenes", number]) == 2
     assert "invalid count value" in capsys.readouterr().err
 
 
 def test_scenes_are_no_text(capsys):
-    assert cli.main(["evaluate", "--model", "text-smoe", "--scenes", "3"]) == 2
+    assert cli.main(["evaluate", "--model", "text-e8", "--scenes", "3"]) == 2
     assert "is of kind text, the input of kind image" in capsys.readouterr().err

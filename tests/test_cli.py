@@ -85,8 +85,8 @@ def test_models_as_json(run):
     assert list(rows) == sorted(TINY)
     for row in rows.values():
         assert list(row) == list(cli.FIELDS)
-    assert rows["text-mhmoe"] | {"metrics": 0} == {
-        "name": "text-mhmoe",
+    assert rows["text-e8-h4"] | {"metrics": 0} == {
+        "name": "text-e8-h4",
         "kind": "text",
         "router": "linear",
         "experts": 4,
@@ -94,9 +94,9 @@ def test_models_as_json(run):
         "heads": 4,
         "metrics": 0,
         "snapshots": [],
-        **checkpoint.load("text-mhmoe")[0].counts(),
+        **checkpoint.load("text-e8-h4")[0].counts(),
     }
-    dense = rows["image-dense"]
+    dense = rows["image-ffn"]
     assert (dense["router"], dense["experts"], dense["top_k"], dense["heads"]) == (
         "none",
         None,
@@ -109,7 +109,7 @@ def test_models_for_people(run):
     code, out, _ = run("models")
     assert code == 0
     assert len(out.splitlines()) == 6
-    assert "text-mhmoe" in out
+    assert "text-e8-h4" in out
     assert "E=4 k=2  h=4" in out
 
 
@@ -148,7 +148,7 @@ def test_routers_for_people(run):
     assert "top_k=1, activation=relu, capacity_factor=1.25" in out
 
 
-@pytest.mark.parametrize(("name", "heads"), [("text-smoe", 1), ("text-mhmoe", 4)])
+@pytest.mark.parametrize(("name", "heads"), [("text-e8", 1), ("text-e8-h4", 4)])
 def test_trace_of_a_text(run, name, heads):
     code, out, err = run("trace", "--model", name, "--text", "sea shells 今", "--json")
     assert (code, err) == (0, "")
@@ -172,7 +172,7 @@ def test_trace_of_a_text(run, name, heads):
 
 
 def test_trace_of_a_picture(run, photo):
-    code, out, err = run("trace", "--model", "image-mhmoe", "--image", photo, "--json")
+    code, out, err = run("trace", "--model", "image-e8-h4", "--image", photo, "--json")
     assert (code, err) == (0, "")
     data = json.loads(out)
     assert data["input"] == {"kind": "image", "grid": [4, 4], "patch": 32, "crop": [10, 0, 50, 40]}
@@ -180,7 +180,7 @@ def test_trace_of_a_picture(run, photo):
 
 
 def test_a_dense_trace_has_no_layers(run, photo):
-    for argv in (("text-dense", "--text", "fox"), ("image-dense", "--image", photo)):
+    for argv in (("text-ffn", "--text", "fox"), ("image-ffn", "--image", photo)):
         code, out, _ = run("trace", "--model", *argv, "--json")
         assert code == 0
         assert json.loads(out)["layers"] == []
@@ -192,15 +192,15 @@ def test_out_holds_what_json_says(run, tmp_path):
     file, text = tmp_path / "t.safetensors", tmp_path / "t.txt"
     text.write_text("Der Hund schläft.", "utf-8")
     code, out, _ = run(
-        "trace", "--model", "text-mhmoe", "--text-file", text, "--json", "--out", file
+        "trace", "--model", "text-e8-h4", "--text-file", text, "--json", "--out", file
     )
     assert code == 0
     assert json.dumps(RoutingTrace.load(file).to_dict()) == out.strip()
 
 
 def test_the_summary_names_the_trace_s_numbers(run):
-    (trace,) = engine.trace_text(engine.load("text-mhmoe"), "The fox")
-    _, out, _ = run("trace", "--model", "text-mhmoe", "--text", "The fox")
+    (trace,) = engine.trace_text(engine.load("text-e8-h4"), "The fox")
+    _, out, _ = run("trace", "--model", "text-e8-h4", "--text", "The fox")
     assert f"{trace.input.count} tokens in 2 words, {trace.bits_per_byte:.3f} bits" in out
     share = 100 * trace.layers[1].demand[0] / trace.layers[1].demand.sum()
     assert f"block 1  {share:5.1f} " in out
@@ -209,13 +209,13 @@ def test_the_summary_names_the_trace_s_numbers(run):
 
 
 def test_the_summary_never_sends_control_characters(run):
-    _, out, _ = run("trace", "--model", "text-smoe", "--text", "a\x1b[31m\x07")
+    _, out, _ = run("trace", "--model", "text-e8", "--text", "a\x1b[31m\x07")
     assert "\x1b" not in out
     assert "\x07" not in out
 
 
 def test_a_long_text_says_what_was_used(run):
-    code, out, err = run("trace", "--model", "text-smoe", "--text", "fox " * 50, "--json")
+    code, out, err = run("trace", "--model", "text-e8", "--text", "fox " * 50, "--json")
     assert code == 0
     total = engine.count_tokens("fox " * 50)
     assert f"{total} tokens; the first 16 were used" in one_sentence(err)
@@ -225,10 +225,10 @@ def test_a_long_text_says_what_was_used(run):
 def test_bytes_that_are_no_text(run, tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("schläft".encode("latin-1"))
-    code, out, _ = run("trace", "--model", "text-smoe", "--text-file", path, "--json")
+    code, out, _ = run("trace", "--model", "text-e8", "--text-file", path, "--json")
     assert code == 0
     assert "\ufffd" in json.loads(out)["input"]["text"]
-    code, _, err = run("trace", "--model", "text-smoe", "--text", "a\udce4b")
+    code, _, err = run("trace", "--model", "text-e8", "--text", "a\udce4b")
     assert (code, err) == (0, "")
 
 
@@ -238,13 +238,13 @@ def test_bytes_that_are_no_text(run, tmp_path):
 def test_evaluate_a_text(run, tmp_path):
     path = tmp_path / "t.txt"
     path.write_text("The quick brown fox jumps over the dog. " * 5)
-    code, out, err = run("evaluate", "--model", "text-smoe", "--text-file", path, "--json")
+    code, out, err = run("evaluate", "--model", "text-e8", "--text-file", path, "--json")
     assert (code, err) == (0, "")
     numbers = json.loads(out)
-    expected = engine.evaluate_text(engine.load("text-smoe"), path.read_text())
+    expected = engine.evaluate_text(engine.load("text-e8"), path.read_text())
     assert {k: numbers[k] for k in expected} == expected
     assert set(numbers) >= {"bits_per_byte", "perplexity", "tokens", "bytes"}
-    code, out, _ = run("evaluate", "--model", "text-smoe", "--text-file", path)
+    code, out, _ = run("evaluate", "--model", "text-e8", "--text-file", path)
     assert code == 0
     assert "bits_per_byte" in out
 
@@ -252,7 +252,7 @@ def test_evaluate_a_text(run, tmp_path):
 def test_evaluate_pictures_leaves_out_what_is_none_aloud(run, photo):
     (photo.parent / "notes.txt").write_text("not a picture")
     (photo.parent / "folder").mkdir()
-    code, out, err = run("evaluate", "--model", "image-smoe", "--image-dir", photo.parent, "--json")
+    code, out, err = run("evaluate", "--model", "image-e8", "--image-dir", photo.parent, "--json")
     assert code == 0
     numbers = json.loads(out)
     assert numbers["images"] == 1
@@ -263,7 +263,7 @@ def test_evaluate_pictures_leaves_out_what_is_none_aloud(run, photo):
 
 def test_evaluate_has_a_fixed_mask(run, photo):
     first, second = (
-        run("evaluate", "--model", "image-mhmoe", "--image-dir", photo.parent, "--json")
+        run("evaluate", "--model", "image-e8-h4", "--image-dir", photo.parent, "--json")
         for _ in range(2)
     )
     assert first == second
@@ -278,11 +278,11 @@ def test_evaluate_has_a_fixed_mask(run, photo):
         (),
         ("dance",),
         ("trace",),
-        ("evaluate", "--model", "text-smoe"),
+        ("evaluate", "--model", "text-e8"),
         ("train",),
-        ("train", "text-smoe", "--resume", "--fresh"),
-        ("train", "text-smoe", "--seed", "one"),
-        ("train", "text-smoe", "--seed", "-1"),
+        ("train", "text-e8", "--resume", "--fresh"),
+        ("train", "text-e8", "--seed", "one"),
+        ("train", "text-e8", "--seed", "-1"),
     ],
 )
 def test_wrong_options_are_bad_usage(run, argv):
@@ -294,28 +294,28 @@ def test_wrong_options_are_bad_usage(run, argv):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (("trace", "--model", "gpt", "--text", "a"), "known are image-dense, image-mhmoe"),
+        (("trace", "--model", "gpt", "--text", "a"), "known are image-e8, image-e8-h4, image-ffn"),
         (("evaluate", "--model", "gpt", "--text-file", "x"), "Unknown model 'gpt'; known are"),
         (("train", "cake"), "Unknown recipe 'cake'; known are collapse-balanced"),
-        (("train", "text-smoe"), "name its folder with --text-dir"),
+        (("train", "text-e8"), "name its folder with --text-dir"),
         (
-            ("trace", "--model", "image-smoe", "--text", "a"),
+            ("trace", "--model", "image-e8", "--text", "a"),
             "is of kind image, the input of kind text",
         ),
         (
-            ("trace", "--model", "text-smoe", "--image", "a.png"),
+            ("trace", "--model", "text-e8", "--image", "a.png"),
             "is of kind text, the input of kind image",
         ),
         (
-            ("trace", "--model", "text-smoe", "--text", "a", "--image", "b"),
+            ("trace", "--model", "text-e8", "--text", "a", "--image", "b"),
             "is of kind text, the input of kind image-text",
         ),
-        (("trace", "--model", "text-smoe"), "Give --text, --text-file or --image"),
+        (("trace", "--model", "text-e8"), "Give --text, --text-file or --image"),
         (
-            ("trace", "--model", "text-smoe", "--text", "a", "--device", "tpu"),
+            ("trace", "--model", "text-e8", "--text", "a", "--device", "tpu"),
             "known are auto, cpu",
         ),
-        (("train", "image-smoe", "--device", "tpu"), "known are auto, cpu"),
+        (("train", "image-e8", "--device", "tpu"), "known are auto, cpu"),
     ],
 )
 def test_what_is_asked_for_wrongly(run, argv, sentence):
@@ -327,17 +327,17 @@ def test_what_is_asked_for_wrongly(run, argv, sentence):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (("trace", "--model", "text-smoe", "--text", "  "), "no text to route"),
-        (("trace", "--model", "text-smoe", "--text", ""), "no text to route"),
+        (("trace", "--model", "text-e8", "--text", "  "), "no text to route"),
+        (("trace", "--model", "text-e8", "--text", ""), "no text to route"),
         (
-            ("trace", "--model", "text-smoe", "--text-file", "no/such.txt"),
+            ("trace", "--model", "text-e8", "--text-file", "no/such.txt"),
             "such.txt cannot be read",
         ),
-        (("trace", "--model", "text-smoe", "--text-file", "."), "cannot be read"),
-        (("trace", "--model", "image-smoe", "--image", "no/such.png"), "such.png cannot be read"),
-        (("trace", "--model", "text-smoe", "--text", "a", "--out", "no/such/t"), "not be written"),
-        (("evaluate", "--model", "text-smoe", "--text-file", "no/such.txt"), "cannot be read"),
-        (("evaluate", "--model", "image-smoe", "--image-dir", "no/such"), "cannot be read"),
+        (("trace", "--model", "text-e8", "--text-file", "."), "cannot be read"),
+        (("trace", "--model", "image-e8", "--image", "no/such.png"), "such.png cannot be read"),
+        (("trace", "--model", "text-e8", "--text", "a", "--out", "no/such/t"), "not be written"),
+        (("evaluate", "--model", "text-e8", "--text-file", "no/such.txt"), "cannot be read"),
+        (("evaluate", "--model", "image-e8", "--image-dir", "no/such"), "cannot be read"),
     ],
 )
 def test_what_was_tried_and_failed(run, argv, sentence):
@@ -357,11 +357,11 @@ def test_what_was_tried_and_failed(run, argv, sentence):
 def test_a_file_that_is_no_picture(run, tmp_path, content, sentence):
     path = tmp_path / "x.png"
     path.write_bytes(content)
-    code, out, err = run("trace", "--model", "image-smoe", "--image", path)
+    code, out, err = run("trace", "--model", "image-e8", "--image", path)
     assert (code, out) == (1, "")
     assert err.startswith("mhmoe: ")
     assert sentence in err
-    code, _, err = run("evaluate", "--model", "image-smoe", "--image-dir", tmp_path / "assets")
+    code, _, err = run("evaluate", "--model", "image-e8", "--image-dir", tmp_path / "assets")
     assert code == 1
     assert "no picture" in one_sentence(err)
 
@@ -369,29 +369,29 @@ def test_a_file_that_is_no_picture(run, tmp_path, content, sentence):
 def test_a_text_too_short_to_measure(run, tmp_path):
     path = tmp_path / "t.txt"
     path.write_text("fox")
-    code, _, err = run("evaluate", "--model", "text-smoe", "--text-file", path)
+    code, _, err = run("evaluate", "--model", "text-e8", "--text-file", path)
     assert code == 1
     assert "full window of 16" in err
 
 
 def test_a_damaged_checkpoint(run, models):
-    (models / "text-smoe.safetensors").write_bytes(b"0" * 100)
-    code, _, err = run("trace", "--model", "text-smoe", "--text", "a")
+    (models / "text-e8.safetensors").write_bytes(b"0" * 100)
+    code, _, err = run("trace", "--model", "text-e8", "--text", "a")
     assert code == 1
     assert "are damaged" in one_sentence(err)
-    (models / "text-smoe.json").write_text("{")
+    (models / "text-e8.json").write_text("{")
     code, _, err = run("models")
     assert code == 1
-    assert "text-smoe.json cannot be read" in one_sentence(err)
+    assert "text-e8.json cannot be read" in one_sentence(err)
 
 
 def test_a_device_that_is_absent(run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("MHMOE_DEVICE", "cuda")
-    code, _, err = run("trace", "--model", "text-smoe", "--text", "a")
+    code, _, err = run("trace", "--model", "text-e8", "--text", "a")
     assert code == 2
     assert "this machine has none" in one_sentence(err)
-    code, _, err = run("trace", "--model", "text-smoe", "--text", "a", "--device", "cpu")
+    code, _, err = run("trace", "--model", "text-e8", "--text", "a", "--device", "cpu")
     assert (code, err) == (0, "")
 
 
@@ -406,7 +406,7 @@ def test_out_of_memory_falls_back_to_the_cpu_aloud(run, monkeypatch):
 
     small.cache_clear = real.cache_clear
     monkeypatch.setattr(engine, "load", small)
-    code, out, err = run("trace", "--model", "text-smoe", "--text", "a", "--json")
+    code, out, err = run("trace", "--model", "text-e8", "--text", "a", "--json")
     assert code == 0
     assert json.loads(out)["layers"]
     assert "the CPU computed instead" in one_sentence(err)
@@ -421,16 +421,16 @@ def tiny_recipe(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(tasks, "VALIDATION", 6)
     monkeypatch.setattr(loop, "SAVE_EVERY", 5)
     monkeypatch.setattr(tasks, "CARD_WINDOWS", 2)
-    path = tmp_path / "text-smoe.toml"
+    path = tmp_path / "text-e8.toml"
     path.write_text(
         'data = "text"\nsteps = 20\nbatch = 6\nlearning_rate = 1e-2\nbalance = 0.01\nseed = 1\n'
-        f"ship = true\nsnapshots = [10]\n{shape_of('text-smoe')}"
+        f"ship = true\nsnapshots = [10]\n{shape_of('text-e8')}"
     )
     return path
 
 
 def test_train_reports_resumes_and_ships(run, tiny_recipe, text_dir, tmp_path, monkeypatch):
-    before = checkpoint.card("text-smoe")["sha256"]
+    before = checkpoint.card("text-e8")["sha256"]
     real = loop.Job._one_step
 
     def interrupted(self):
@@ -442,7 +442,7 @@ def test_train_reports_resumes_and_ships(run, tiny_recipe, text_dir, tmp_path, m
     code, out, err = run("train", tiny_recipe, "--text-dir", text_dir)
     assert code == 1
     assert "The same command goes on" in one_sentence(err)
-    assert checkpoint.card("text-smoe")["sha256"] == before
+    assert checkpoint.card("text-e8")["sha256"] == before
     monkeypatch.setattr(loop.Job, "_one_step", real)
 
     code, out, err = run("train", tiny_recipe, "--text-dir", text_dir)
@@ -454,11 +454,11 @@ def test_train_reports_resumes_and_ships(run, tiny_recipe, text_dir, tmp_path, m
     assert "tokens/s" in steps[0]
     assert "left" in steps[0]
     assert "load 0." in steps[0]
-    card = checkpoint.card("text-smoe")
+    card = checkpoint.card("text-e8")
     assert card["sha256"] != before
     assert card["training"]["steps"] == 20
     _, out, _ = run("models", "--json")
-    row = next(r for r in json.loads(out) if r["name"] == "text-smoe")
+    row = next(r for r in json.loads(out) if r["name"] == "text-e8")
     assert row["metrics"]["bits_per_byte"] > 0
 
 
@@ -467,8 +467,8 @@ def test_train_again_and_fresh(run, tiny_recipe, text_dir, tmp_path):
     argv = ("train", tiny_recipe, "--text-dir", text_dir, "--state", state, "--seed", "4")
     code, out, _ = run(*argv, "--no-ship")
     assert code == 0
-    assert (state / "text-smoe-4" / "last" / "state.json").exists()
-    assert checkpoint.card("text-smoe")["metrics"] == {}  # nothing was shipped
+    assert (state / "text-e8-4" / "last" / "state.json").exists()
+    assert checkpoint.card("text-e8")["metrics"] == {}  # nothing was shipped
     _, out, _ = run(*argv, "--no-ship")
     assert "20 of 20 steps done" in out  # nothing left to do
     assert "tokens/s" not in out
@@ -476,7 +476,7 @@ def test_train_again_and_fresh(run, tiny_recipe, text_dir, tmp_path):
     assert "0 of 20 steps done" in out
     code, _, _ = run(*argv, "--ship")
     assert code == 0
-    assert checkpoint.card("text-smoe")["seed"] == 4
+    assert checkpoint.card("text-e8")["seed"] == 4
 
 
 def test_what_the_recipe_does_not_ship_stays_with_its_run(run, tiny_recipe, text_dir):
@@ -491,14 +491,14 @@ def test_what_the_recipe_does_not_ship_stays_with_its_run(run, tiny_recipe, text
 def test_a_step_of_training_is_traced(run, tiny_recipe, text_dir):
     assert run("train", tiny_recipe, "--text-dir", text_dir)[0] == 0
     _, out, _ = run("models", "--json")
-    assert next(r for r in json.loads(out) if r["name"] == "text-smoe")["snapshots"] == [0, 10, 20]
-    trace = ("trace", "--model", "text-smoe", "--text", "a", "--json")
+    assert next(r for r in json.loads(out) if r["name"] == "text-e8")["snapshots"] == [0, 10, 20]
+    trace = ("trace", "--model", "text-e8", "--text", "a", "--json")
     found = [json.loads(run(*trace, "--step", step)[1]) for step in (0, 10, 20)]
     assert len({json.dumps(trace["layers"]) for trace in found}) == 3
     assert found[2] == json.loads(run(*trace)[1])
     code, _, err = run(*trace, "--step", 7)
     assert code == 2
-    assert "'text-smoe' has no snapshot of step 7; known are 0, 10, 20." in one_sentence(err)
+    assert "'text-e8' has no snapshot of step 7; known are 0, 10, 20." in one_sentence(err)
 
 
 def test_a_folder_without_text(run, tiny_recipe, tmp_path):
@@ -572,8 +572,8 @@ def program(*argv: str, **options) -> subprocess.Popen:
 
 
 def test_as_a_program():
-    out, err = program("trace", "--model", "text-smoe", "--text", "今天").communicate()
-    assert b"text-smoe: " in out  # also where the terminal knows no Chinese
+    out, err = program("trace", "--model", "text-e8", "--text", "今天").communicate()
+    assert b"text-e8: " in out  # also where the terminal knows no Chinese
     assert err == b""
 
 

@@ -26,7 +26,7 @@ def _quick(monkeypatch):
 
 
 @pytest.mark.parametrize("size", ["params_active", "params_total"])
-@pytest.mark.parametrize("name", ["text-smoe", "text-mhmoe"])
+@pytest.mark.parametrize("name", ["text-e8", "text-e8-h4"])
 def test_dense_models_have_as_many_parameters(name, size):
     config = TINY[name]
     asked = Transformer(config).counts()[size]
@@ -50,7 +50,7 @@ def test_bytes_that_live_at_once_by_hand():
 
 
 def test_a_batch_twice_as_large_takes_twice_the_memory():
-    model = Transformer(TINY["text-smoe"]).eval()
+    model = Transformer(TINY["text-e8"]).eval()
 
     def peak(rows: int) -> int:
         ids = torch.zeros(rows, 16, dtype=torch.long)
@@ -62,7 +62,7 @@ def test_a_batch_twice_as_large_takes_twice_the_memory():
 
 
 def test_every_model_stands_beside_two_dense_ones():
-    model = Transformer(TINY["text-mhmoe"]).eval()
+    model = Transformer(TINY["text-e8-h4"]).eval()
     found = costs.costs(model, WINDOWS)
     assert found["tokens"] == 16 * 16  # one batch
     assert set(found["models"]) == {"own", "dense_active", "dense_total"}
@@ -76,7 +76,7 @@ def test_ratios_are_those_within_a_round(monkeypatch):
     """The machine is ten times slower in the second round: 3/1, 40/10, 5/1 of the first dense."""
     series = [[3.0, 40.0, 5.0], [1.0, 10.0, 1.0], [2.0, 20.0, 2.0]]
     monkeypatch.setattr(costs, "interleaved", lambda rounds, calls, *limit: series)
-    found = costs.costs(Transformer(TINY["text-smoe"]).eval(), WINDOWS)
+    found = costs.costs(Transformer(TINY["text-e8"]).eval(), WINDOWS)
     assert found["rounds"] == 3
     assert found["ratios"]["dense_active"] == {"value": 4, "middle_half": [3.5, 4.5]}
     assert found["ratios"]["dense_total"]["value"] == 2
@@ -84,14 +84,14 @@ def test_ratios_are_those_within_a_round(monkeypatch):
 
 
 def test_a_dense_model_stands_alone():
-    found = costs.costs(Transformer(TINY["text-dense"]).eval(), WINDOWS)
+    found = costs.costs(Transformer(TINY["text-ffn"]).eval(), WINDOWS)
     assert list(found["models"]) == ["own"]
     assert found["ratios"] == {}
 
 
 def test_the_command_measures_costs_when_asked_and_no_verdict_knows(tmp_path, text_dir, models):
     path = tmp_path / "r.json"
-    asked = ["measure", "text-dense", "--text-dir", str(text_dir), "--out", str(path)]
+    asked = ["measure", "text-ffn", "--text-dir", str(text_dir), "--out", str(path)]
     assert cli.main([*asked, "--costs"]) == 0
     (found,) = results.load(path)["models"].values()
     assert found["costs"]["depends_on_machine"] is True
@@ -102,4 +102,4 @@ def test_the_command_measures_costs_when_asked_and_no_verdict_knows(tmp_path, te
     two["s"]["costs"] = found["costs"]
     assert findings.derive(two) == rows
     assert cli.main(asked) == 0
-    assert "costs" not in results.load(path)["models"]["text-dense"]
+    assert "costs" not in results.load(path)["models"]["text-ffn"]

@@ -15,7 +15,7 @@ from mhmoe.models.transformer import Transformer
 from mhmoe.training.loop import Job
 from mhmoe.training.recipe import Recipe
 
-DECODER = TINY["text-smoe"]
+DECODER = TINY["text-e8"]
 ENCODER = replace(DECODER, causal=False)
 IDS = torch.arange(32).view(2, 16) + 5
 

@@ -23,7 +23,7 @@ from mhmoe.training.loop import Job
 from mhmoe.training.processes import TrainingError
 from mhmoe.training.recipe import Recipe
 
-NAME = "image-text-mhmoe"
+NAME = "image-text-e8-h4"
 T, L = SHAPE.context, SHAPE.caption
 
 
@@ -78,7 +78,7 @@ def test_a_picture_alone_is_a_sequence_of_patches():
 
 
 def test_parameters_and_multiplications():
-    picture = TINY["image-mhmoe"]
+    picture = TINY["image-e8-h4"]
     one, many = (Transformer(shape).counts() for shape in (picture, SHAPE))
     more = (VOCABULARY + L) * SHAPE.d_model
     assert many["params_total"] - one["params_total"] == more
@@ -141,7 +141,7 @@ def test_the_command_line_takes_a_picture_with_its_caption(loaded, tmp_path, cap
     for wrong, message in (
         (line[:5], f"'{NAME}' is of kind image-text, the input of kind image."),
         (["trace", "--model", NAME], "Give --text, --text-file or --image"),
-        (["trace", "--model", "image-smoe", *line[3:]], "the input of kind image-text"),
+        (["trace", "--model", "image-e8", *line[3:]], "the input of kind image-text"),
     ):
         assert cli.main(wrong) == 2
         assert message in capsys.readouterr().err

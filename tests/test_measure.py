@@ -42,10 +42,10 @@ def subject():
 
 @pytest.fixture
 def held(text_dir):
-    return questions.held_out(text_dir, TINY["text-smoe"])
+    return questions.held_out(text_dir, TINY["text-e8"])
 
 
-def asked(text: questions.HeldOut, name: str = "text-smoe") -> questions.Question:
+def asked(text: questions.HeldOut, name: str = "text-e8") -> questions.Question:
     return questions.Question.of(text, TINY[name], 0.5)
 
 
@@ -105,13 +105,13 @@ def test_tokens_of_several_kinds_have_none(text):
 
 def test_another_tokenizer_is_one_sentence(text_dir):
     with pytest.raises(measure.MeasureError, match="has 320 tokens, the model 99; set MHMOE"):
-        questions.held_out(text_dir, replace(TINY["text-smoe"], vocabulary=99))
+        questions.held_out(text_dir, replace(TINY["text-e8"], vocabulary=99))
 
 
 # ---------------------------------------------------------------------------- the runs
 
 
-@pytest.mark.parametrize("name", ["text-dense", "text-mhmoe"])
+@pytest.mark.parametrize("name", ["text-ffn", "text-e8-h4"])
 def test_quality_is_that_of_the_evaluation(name, subject, held):
     model = subject(name).model()
     next_one = asked(held, name)
@@ -126,7 +126,7 @@ def test_quality_is_that_of_the_evaluation(name, subject, held):
 
 
 def test_a_layers_trace_is_that_of_every_window_end_to_end(subject, held):
-    model = subject("text-mhmoe").model()
+    model = subject("text-e8-h4").model()
     for i, layer in enumerate(measure_text.routed(model, held.windows)):
         assert layer.sub_tokens == held.windows.size * 4
         assert layer.demand.sum() == layer.sub_tokens * 2
@@ -135,7 +135,7 @@ def test_a_layers_trace_is_that_of_every_window_end_to_end(subject, held):
 
 
 def test_removing_an_expert_is_what_the_layer_does_without_it(subject, held):
-    model = subject("text-smoe").model()
+    model = subject("text-e8").model()
     found = measure_text.removal(model, asked(held))
     few = asked(held).part(2)
     plain = few.nats(model).sum()
@@ -146,7 +146,7 @@ def test_removing_an_expert_is_what_the_layer_does_without_it(subject, held):
 
 
 def test_an_expert_that_computes_nothing_is_not_missed_and_one_that_works_is(subject, held):
-    model = subject("text-smoe").model()
+    model = subject("text-e8").model()
     experts = model.moe_layers[0][1].experts
     with torch.no_grad():  # the others answer alike, so that a substitute changes nothing
         experts.w_in.zero_()
@@ -160,7 +160,7 @@ def test_an_expert_that_computes_nothing_is_not_missed_and_one_that_works_is(sub
 
 
 def test_room_for_everybody_costs_nothing_and_less_drops_more(subject, held):
-    model = subject("text-smoe").model()
+    model = subject("text-e8").model()
     tight, wide = measure_text.capacity(model, asked(held))["factors"]
     assert tight["dropped"] > wide["dropped"] == pytest.approx(0, abs=0.2)
     assert tight["dropped"] >= 0.5  # half of the places that all choices need
@@ -176,7 +176,7 @@ def test_a_model_without_another_expert_loses_none(held):
 
 
 def test_an_entry_is_the_same_twice_and_its_numbers_are_numbers(subject, held):
-    first, second = (measure_text.measure(subject("text-mhmoe"), held) for _ in range(2))
+    first, second = (measure_text.measure(subject("text-e8-h4"), held) for _ in range(2))
     text = json.dumps(results.rounded(first), allow_nan=False)
     assert text == json.dumps(results.rounded(second))
     assert len(first["balance"]) == len(first["diversity"]) == 2
@@ -184,14 +184,14 @@ def test_an_entry_is_the_same_twice_and_its_numbers_are_numbers(subject, held):
 
 
 def test_a_dense_model_has_quality_and_no_routing(subject, held):
-    found = measure_text.measure(subject("text-dense"), held)
+    found = measure_text.measure(subject("text-ffn"), held)
     assert found["quality"]["bits_per_byte"] > 0
     assert "balance" not in found
-    assert findings.derive({"text-dense": results.rounded(found)}) == []
+    assert findings.derive({"text-ffn": results.rounded(found)}) == []
 
 
 def test_a_single_expert_is_no_choice(held, models):
-    one = replace(TINY["text-smoe"].moe, experts=1, top_k=1).matched(heads=1, projections=1)
+    one = replace(TINY["text-e8"].moe, experts=1, top_k=1).matched(heads=1, projections=1)
     checkpoint.save(Transformer(ModelConfig(**TEXT, moe=one), seed=3), "text-layers", {})
     (subject,) = measure.subjects(["text-layers"])
     found = measure_text.measure(subject, held)
@@ -201,10 +201,10 @@ def test_a_single_expert_is_no_choice(held, models):
 
 
 def test_a_run_is_measured_at_its_end_and_its_snapshots(tmp_path, text_dir, held):
-    job = run_of("text-mhmoe", tmp_path, text_dir)
+    job = run_of("text-e8-h4", tmp_path, text_dir)
     (subject,) = measure.subjects([], tmp_path)
-    assert subject.name == "text-mhmoe-1"
-    assert subject.command == "python -m mhmoe measure text-mhmoe-1 --runs RUNS --text-dir TEXT"
+    assert subject.name == "text-e8-h4-1"
+    assert subject.command == "python -m mhmoe measure text-e8-h4-1 --runs RUNS --text-dir TEXT"
     for name, value in subject.model().state_dict().items():
         assert torch.equal(value, job.model.state_dict()[name].half().float()), name
     found = measure_text.measure(subject, held)
@@ -218,12 +218,12 @@ def test_a_run_is_measured_at_its_end_and_its_snapshots(tmp_path, text_dir, held
     assert rows["fluctuation"]["interval"][0] >= 0
     changed = np.mean([layer[0]["changed_next"]["value"] for layer in found["over_time"]["layers"]])
     assert rows["fluctuation"]["ours"] == pytest.approx(changed)
-    assert rows["collapse"]["models"] == ["text-mhmoe-1"]
+    assert rows["collapse"]["models"] == ["text-e8-h4-1"]
 
 
 def test_snapshots_of_the_end_are_saturated(tmp_path, text_dir, held):
-    run_of("text-smoe", tmp_path, text_dir)
-    (subject,) = measure.subjects(["text-smoe"], tmp_path)
+    run_of("text-e8", tmp_path, text_dir)
+    (subject,) = measure.subjects(["text-e8"], tmp_path)
     again = replace(subject, snapshots=((1, subject.weights),))
     then = measure.moments(again, route(held))
     for layer in measure.over_time(again, then, held.language)["layers"]:
@@ -234,14 +234,14 @@ def test_snapshots_of_the_end_are_saturated(tmp_path, text_dir, held):
 
 def test_a_run_is_compared_with_its_other_seeds(tmp_path, text_dir, held):
     for seed in (1, 2):
-        run_of("text-mhmoe", tmp_path, text_dir, seed=seed)
-    run_of("text-smoe", tmp_path, text_dir, seed=2)
+        run_of("text-e8-h4", tmp_path, text_dir, seed=seed)
+    run_of("text-e8", tmp_path, text_dir, seed=2)
     first, second, alone = (
         measure.subjects([name], tmp_path)[0]
-        for name in ("text-mhmoe-1", "text-mhmoe-2", "text-smoe-2")
+        for name in ("text-e8-h4-1", "text-e8-h4-2", "text-e8-2")
     )
-    assert [s.name for s in first.seeds] == ["text-mhmoe-2"]
-    assert [s.name for s in second.seeds] == ["text-mhmoe-1"]
+    assert [s.name for s in first.seeds] == ["text-e8-h4-2"]
+    assert [s.name for s in second.seeds] == ["text-e8-h4-1"]
     assert alone.seeds == ()
     (rows,) = measure.other_seeds(first, route(held), held.language)["runs"].values()
     assert len(rows) == 2
@@ -254,55 +254,55 @@ def test_a_run_is_compared_with_its_other_seeds(tmp_path, text_dir, held):
 
 def test_seeds_are_not_compared_without_scipy(tmp_path, text_dir, held, monkeypatch):
     for seed in (1, 2):
-        run_of("text-smoe", tmp_path, text_dir, seed=seed)
-    subject, _ = measure.subjects(["text-smoe"], tmp_path)
+        run_of("text-e8", tmp_path, text_dir, seed=seed)
+    subject, _ = measure.subjects(["text-e8"], tmp_path)
     monkeypatch.setattr(measure, "find_spec", lambda name: None)
     with pytest.raises(measure.MeasureError, match="scipy, which is not installed: pip install"):
         measure.other_seeds(subject, route(held), held.language)
 
 
 def test_seeds_of_other_text_are_no_seeds_of_the_same_run(tmp_path, text_dir):
-    run_of("text-smoe", tmp_path, text_dir)
-    run_of("text-smoe", tmp_path, text_dir, seed=2, languages=("en",))
+    run_of("text-e8", tmp_path, text_dir)
+    run_of("text-e8", tmp_path, text_dir, seed=2, languages=("en",))
     found = measure.subjects([], tmp_path)
-    assert [s.name for s in found] == ["text-smoe-1", "text-smoe-2"]
+    assert [s.name for s in found] == ["text-e8-1", "text-e8-2"]
     assert [s.languages for s in found] == [LANGUAGES, ("en",)]
     assert [s.seeds for s in found] == [(), ()]
 
 
 def test_a_run_knows_the_weights_of_its_losses(tmp_path, text_dir):
-    run_of("text-smoe", tmp_path, text_dir, balance=0.25, z=0.5)
+    run_of("text-e8", tmp_path, text_dir, balance=0.25, z=0.5)
     (subject,) = measure.subjects([], tmp_path)
     expected = {"balance": 0.25, "importance": 0.0, "smooth_load": 0.0, "z": 0.5}
     assert subject.facts["losses"] == expected
 
 
 def test_unfinished_runs_are_left_out_and_unknown_names_are_answered(tmp_path, text_dir):
-    run_of("text-smoe", tmp_path, text_dir)
-    run_of("text-smoe", tmp_path, text_dir, seed=2)
-    run_of("text-dense", tmp_path, text_dir)
-    path = tmp_path / "text-dense-1" / "last" / "state.json"
+    run_of("text-e8", tmp_path, text_dir)
+    run_of("text-e8", tmp_path, text_dir, seed=2)
+    run_of("text-ffn", tmp_path, text_dir)
+    path = tmp_path / "text-ffn-1" / "last" / "state.json"
     state = json.loads(path.read_text())
     path.write_text(json.dumps(state | {"step": 1}))
-    both = [s.name for s in measure.subjects(["text-smoe"], tmp_path)]
-    assert both == ["text-smoe-1", "text-smoe-2"]
-    with pytest.raises(measure.UnknownModel, match=r"'text-dense'; .* text-smoe-1, text-smoe-2"):
-        measure.subjects(["text-smoe-2", "text-dense"], tmp_path)
+    both = [s.name for s in measure.subjects(["text-e8"], tmp_path)]
+    assert both == ["text-e8-1", "text-e8-2"]
+    with pytest.raises(measure.UnknownModel, match=r"'text-ffn'; .* text-e8-1, text-e8-2"):
+        measure.subjects(["text-e8-2", "text-ffn"], tmp_path)
     with pytest.raises(measure.MeasureError, match="nothing to measure"):
-        measure.subjects([], tmp_path / "text-smoe-1")
+        measure.subjects([], tmp_path / "text-e8-1")
 
 
 # ---------------------------------------------------------------------------- findings
 
 
 def test_findings_of_measured_models_are_complete(subject, held):
-    models = {n: measure_text.measure(subject(n), held) for n in ("text-smoe", "text-mhmoe")}
+    models = {n: measure_text.measure(subject(n), held) for n in ("text-e8", "text-e8-h4")}
     content = results.merged({"models": {}}, models)
     keys = {(row["key"], *row["models"]) for row in content["findings"]}
-    assert ("distinct-experts", "text-mhmoe") in keys
-    assert ("unused-experts", "text-smoe") in keys
-    assert ("collapse", "text-smoe") in keys
-    assert ("activation-tokens", "text-mhmoe", "text-smoe") in keys
+    assert ("distinct-experts", "text-e8-h4") in keys
+    assert ("unused-experts", "text-e8") in keys
+    assert ("collapse", "text-e8") in keys
+    assert ("activation-tokens", "text-e8-h4", "text-e8") in keys
     for row in content["findings"]:
         words = (verdicts.REPRODUCED, verdicts.NOT_REPRODUCED, verdicts.NOT_TESTABLE)
         assert row["verdict"] in words
@@ -313,14 +313,14 @@ def test_findings_of_measured_models_are_complete(subject, held):
 
 
 def test_a_router_that_knows_one_answer_has_no_rc_and_no_finding_of_it(subject, held, monkeypatch):
-    model = subject("text-smoe").model()
+    model = subject("text-e8").model()
     with torch.no_grad():
         for _, layer in model.moe_layers:
             layer.router.weight.zero_()
     monkeypatch.setattr(measure.Subject, "model", lambda self, device: model)
-    found = measure_text.measure(subject("text-smoe"), held)
-    content = results.merged({"models": {}}, {"text-smoe": found})
-    assert [layer["value"] for layer in content["models"]["text-smoe"]["collapse"]] == [None, None]
+    found = measure_text.measure(subject("text-e8"), held)
+    content = results.merged({"models": {}}, {"text-e8": found})
+    assert [layer["value"] for layer in content["models"]["text-e8"]["collapse"]] == [None, None]
     keys = {row["key"] for row in content["findings"]}
     assert "unused-experts" in keys
     assert "collapse" not in keys
@@ -329,7 +329,7 @@ def test_a_router_that_knows_one_answer_has_no_rc_and_no_finding_of_it(subject, 
 
 def test_by_counting_alone_no_head_is_more_active(subject, held):
     """Untrained routers are near even: dividing by tokens then shows 'activation', and no more."""
-    models = {n: measure_text.measure(subject(n), held) for n in ("text-smoe", "text-mhmoe")}
+    models = {n: measure_text.measure(subject(n), held) for n in ("text-e8", "text-e8-h4")}
     even = copy.deepcopy(models)
     for one in even.values():
         for size in ("tokens", "sub_tokens"):
@@ -373,7 +373,7 @@ def test_six_digits_and_no_number_that_is_none():
 def test_another_file_is_not_overwritten(text, tmp_path, text_dir, capsys):
     path = tmp_path / "r.json"
     path.write_text(text)
-    code = cli.main(["measure", "text-smoe", "--text-dir", str(text_dir), "--out", str(path)])
+    code = cli.main(["measure", "text-e8", "--text-dir", str(text_dir), "--out", str(path)])
     assert code == 1
     assert "r.json" in capsys.readouterr().err
     assert path.read_text() == text
@@ -381,11 +381,11 @@ def test_another_file_is_not_overwritten(text, tmp_path, text_dir, capsys):
 
 def test_the_command_writes_what_it_says(tmp_path, text_dir, capsys):
     path = tmp_path / "r.json"
-    asked = ["measure", "text-smoe", "text-dense", "--text-dir", str(text_dir), "--out", str(path)]
+    asked = ["measure", "text-e8", "text-ffn", "--text-dir", str(text_dir), "--out", str(path)]
     assert cli.main(asked) == 0
     out = capsys.readouterr().out
     content = results.load(path)
-    assert list(content["models"]) == ["text-dense", "text-smoe"]
+    assert list(content["models"]) == ["text-ffn", "text-e8"]
     assert f"unused-experts: {content['findings'][-1]['verdict']}" in out
     before = path.read_bytes()
     assert cli.main(asked) == 0
@@ -395,17 +395,17 @@ def test_the_command_writes_what_it_says(tmp_path, text_dir, capsys):
 def test_the_command_answers_an_unknown_name(tmp_path, text_dir, capsys):
     asked = ["measure", "text-moe", "--text-dir", str(text_dir), "--out", str(tmp_path / "r")]
     assert cli.main(asked) == 2
-    assert "text-dense, text-mhmoe, text-smoe" in capsys.readouterr().err
+    assert "text-ffn, text-e8-h4, text-e8" in capsys.readouterr().err
 
 
 def test_shipped_models_are_read_as_the_engine_reads_them(subject):
-    ours = subject("text-smoe").model().state_dict()
-    for name, value in engine.load("text-smoe").model.state_dict().items():
+    ours = subject("text-e8").model().state_dict()
+    for name, value in engine.load("text-e8").model.state_dict().items():
         assert torch.equal(ours[name], value), name
 
 
 def test_information_has_an_interval_around_it(subject, held):
-    layers = measure_text.routed(subject("text-smoe").model(), held.windows)
+    layers = measure_text.routed(subject("text-e8").model(), held.windows)
     for r in report.opened(layers, held.language):
         found = report.of_windows(r, LANGUAGES)
         assert found["interval"][0] <= found["bits"] <= found["interval"][1]
@@ -462,10 +462,10 @@ def test_every_token_has_the_class_of_its_word(trees):
 
 def test_treebanks_add_word_classes_and_a_finding(trees, tmp_path, text_dir, capsys):
     path = tmp_path / "r.json"
-    asked = ["measure", "text-smoe", "--text-dir", text_dir, "--treebanks", trees, "--out", path]
+    asked = ["measure", "text-e8", "--text-dir", text_dir, "--treebanks", trees, "--out", path]
     assert cli.main([str(part) for part in asked]) == 0
     content = results.load(path)
-    found = content["models"]["text-smoe"]
+    found = content["models"]["text-e8"]
     assert set(found["word_class"][0]["choices"]) == set(treebanks.CLASSES)
     assert found["probes"]["word_class"]["tokens"] > 0
     assert found["treebanks"]["windows"] == 18
@@ -523,11 +523,11 @@ def test_words_of_a_window_are_whole(held):
 
 def test_words_of_two_meanings_become_findings(lists, tmp_path, text_dir, capsys):
     path = tmp_path / "r.json"
-    asked = ["measure", "text-mhmoe", "--text-dir", text_dir, "--words", lists, "--out", path]
+    asked = ["measure", "text-e8-h4", "--text-dir", text_dir, "--words", lists, "--out", path]
     assert cli.main([str(part) for part in asked]) == 0
     content = results.load(path)
     rows = {row["key"]: row for row in content["findings"]}
-    meanings = content["models"]["text-mhmoe"]["meanings"]
+    meanings = content["models"]["text-e8-h4"]["meanings"]
     for name in ("false_friends", "polysemous"):
         row = rows[f"meanings-{name.replace('_', '-')}"]
         assert (row["verdict"] == verdicts.NOT_TESTABLE) == (meanings[name] is None)

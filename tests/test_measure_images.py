@@ -22,7 +22,7 @@ from mhmoe.training import measure, measure_images, scenes
 
 MIXED = MoEConfig(d_model=16, d_ff=8, experts=4, router="soft-moe", slots=2)
 SOFT = ModelConfig(**IMAGE, moe=MIXED)
-HEADS = replace(TINY["image-mhmoe"], classes=12)
+HEADS = replace(TINY["image-e8-h4"], classes=12)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def subject():
 
 @pytest.fixture
 def pictures() -> measure_images.Pictures:
-    return measure_images.drawn(TINY["image-smoe"])
+    return measure_images.drawn(TINY["image-e8"])
 
 
 # ---------------------------------------------------------------------------- the scenes
@@ -53,9 +53,9 @@ def test_the_scenes_are_those_of_the_card_and_their_objects_have_attributes(pict
     pixels, classes = scenes.classified_validation(24)
     np.testing.assert_array_equal(pictures.pixels, pixels)
     np.testing.assert_array_equal(pictures.classes, classes)
-    facts = pictures.facts(TINY["image-smoe"])
+    facts = pictures.facts(TINY["image-e8"])
     assert (facts["scenes"], facts["routed"], facts["tokens"]) == (24, 18, 18 * 16)
-    assert pictures.part(3).facts(TINY["image-smoe"])["sha256"] != facts["sha256"]
+    assert pictures.part(3).facts(TINY["image-e8"])["sha256"] != facts["sha256"]
     objects = pictures.objects(32)
     items = [item for scene in pictures.scenes for item in scene.items]
     for i, item in enumerate(items):
@@ -69,13 +69,13 @@ def test_the_scenes_are_those_of_the_card_and_their_objects_have_attributes(pict
 
 def test_pictures_of_another_size_are_one_sentence():
     with pytest.raises(measure.MeasureError, match="have 128 pixels a side, but the model sees 64"):
-        measure_images.drawn(replace(TINY["image-smoe"], patch=16))
+        measure_images.drawn(replace(TINY["image-e8"], patch=16))
 
 
 # ---------------------------------------------------------------------------- the runs
 
 
-@pytest.mark.parametrize("config", [CLASSES, TINY["image-dense"]], ids=["classes", "none"])
+@pytest.mark.parametrize("config", [CLASSES, TINY["image-ffn"]], ids=["classes", "none"])
 def test_quality_is_that_of_the_card(config, pictures):
     model = Transformer(config, seed=3).eval()
     found = measure_images.quality(model, pictures)
@@ -93,7 +93,7 @@ def test_quality_is_that_of_the_card(config, pictures):
 
 
 def test_a_layers_trace_is_that_of_every_picture_end_to_end(pictures):
-    model = Transformer(TINY["image-mhmoe"], seed=3).eval()
+    model = Transformer(TINY["image-e8-h4"], seed=3).eval()
     layers = measure_images.routed(model, pictures.pixels)
     loaded = engine.Loaded("", model, {"sha256": ""})
     shown = DecodedImage(pictures.pixels[5], (0, 0, 128, 128), (128, 128), "PNG", ())
@@ -158,25 +158,25 @@ def test_capacity_stands_beside_what_has_no_limit(pictures):
 
 
 def test_an_entry_is_the_same_twice_and_its_numbers_are_numbers(subject, pictures):
-    first, second = (measure_images.measure(subject("image-mhmoe"), pictures) for _ in range(2))
+    first, second = (measure_images.measure(subject("image-e8-h4"), pictures) for _ in range(2))
     text = json.dumps(results.rounded(first), allow_nan=False)
     assert text == json.dumps(results.rounded(second))
-    assert first["command"] == "python -m mhmoe measure image-mhmoe"
+    assert first["command"] == "python -m mhmoe measure image-e8-h4"
     for name in ("balance", "diversity", "coactivation", "attributes", "complexity"):
         assert len(first[name]) == 2, name
     assert "capacity" not in first  # a model without classes
 
 
 def test_what_a_model_does_not_have_is_not_in_its_entry(subject, pictures):
-    plain = measure_images.measure(subject("image-dense"), pictures)
+    plain = measure_images.measure(subject("image-ffn"), pictures)
     assert "balance" not in plain
     assert "removal" not in plain
-    sparse = measure_images.measure(subject("image-smoe"), pictures)
+    sparse = measure_images.measure(subject("image-e8"), pictures)
     assert "diversity" not in sparse
     assert "complexity" not in sparse
     assert "heads" not in sparse["attributes"][0]
-    checkpoint.save(Transformer(SOFT, seed=3), "image-smoe", {})
-    soft = measure_images.measure(subject("image-smoe"), pictures)
+    checkpoint.save(Transformer(SOFT, seed=3), "image-e8", {})
+    soft = measure_images.measure(subject("image-e8"), pictures)
     assert "balance" not in soft
     assert len(soft["slots"]) == len(soft["removal"]["layers"]) == 2
     json.dumps(results.rounded(soft), allow_nan=False)
@@ -229,7 +229,7 @@ def photos(tmp_path):
 
 
 def test_boundaries_are_cut_as_their_photographs(photos):
-    found = measure_images.photographs(photos, TINY["image-mhmoe"])
+    found = measure_images.photographs(photos, TINY["image-e8-h4"])
     assert found.pixels.shape == (2, 128, 128, 3)
     assert found.boundary[0].tolist() == pytest.approx([0, 0.5] + [0] * 14, abs=0.01)
     assert not found.boundary[1].any()
@@ -238,24 +238,24 @@ def test_boundaries_are_cut_as_their_photographs(photos):
 def test_boundaries_of_another_size_are_one_sentence(photos):
     Image.new("L", (128, 200)).save(photos / "val_boundaries" / "b.png")
     with pytest.raises(measure.MeasureError, match=r"b.png has 128 x 200 .* photograph 200 x 128"):
-        measure_images.photographs(photos, TINY["image-mhmoe"])
+        measure_images.photographs(photos, TINY["image-e8-h4"])
 
 
 def test_photographs_add_boundaries_and_findings(photos, tmp_path, capsys):
     path = tmp_path / "r.json"
-    asked = ["measure", "image-mhmoe", "image-smoe", "--boundaries", photos, "--out", path]
+    asked = ["measure", "image-e8-h4", "image-e8", "--boundaries", photos, "--out", path]
     assert cli.main([str(part) for part in asked]) == 0
     content = results.load(path)
-    entry = content["models"]["image-mhmoe"]
-    assert entry["command"].endswith("measure image-mhmoe --boundaries PHOTOS")
+    entry = content["models"]["image-e8-h4"]
+    assert entry["command"].endswith("measure image-e8-h4 --boundaries PHOTOS")
     assert entry["photographs"]["photographs"] == 2
-    assert "photographs" not in content["models"]["image-smoe"]
+    assert "photographs" not in content["models"]["image-e8"]
     assert "diversity-boundaries-picture" in {row["key"] for row in content["findings"]}
     (photos / "val" / "a.jpg").unlink()
     assert cli.main([str(part) for part in asked]) == 1
     assert "a.png and its photograph cannot be read" in capsys.readouterr().err
     with pytest.raises(measure.MeasureError, match="has no PART_boundaries/NAME"):
-        measure_images.photographs(tmp_path, TINY["image-mhmoe"])
+        measure_images.photographs(tmp_path, TINY["image-e8-h4"])
 
 
 # ---------------------------------------------------------------------------- the command
@@ -263,11 +263,11 @@ def test_photographs_add_boundaries_and_findings(photos, tmp_path, capsys):
 
 def test_text_is_needed_for_text_models_alone(tmp_path, capsys):
     path = tmp_path / "r.json"
-    assert cli.main(["measure", "image-dense", "text-smoe", "--out", str(path)]) == 2
-    assert "text-smoe is a text model: name the folder" in capsys.readouterr().err
+    assert cli.main(["measure", "image-ffn", "text-e8", "--out", str(path)]) == 2
+    assert "text-e8 is a text model: name the folder" in capsys.readouterr().err
     assert not path.exists()
-    assert cli.main(["measure", "image-dense", "--out", str(path)]) == 0
+    assert cli.main(["measure", "image-ffn", "--out", str(path)]) == 0
     assert "24 generated scenes" in capsys.readouterr().out
     before = path.read_bytes()
-    assert cli.main(["measure", "image-dense", "--out", str(path)]) == 0
+    assert cli.main(["measure", "image-ffn", "--out", str(path)]) == 0
     assert path.read_bytes() == before

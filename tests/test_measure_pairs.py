@@ -16,7 +16,7 @@ from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.transformer import Transformer
 from mhmoe.training import captions, measure, measure_images, measure_pairs
 
-SPARSE = replace(PAIRS, moe=TINY["image-smoe"].moe)
+SPARSE = replace(PAIRS, moe=TINY["image-e8"].moe)
 DENSE = replace(PAIRS, moe=None, d_ff=64)
 T, L = PAIRS.context, PAIRS.caption
 

@@ -17,7 +17,7 @@ from mhmoe.models import metrics
 from mhmoe.models.transformer import Transformer
 from mhmoe.training import measure, measure_text, questions
 
-DECODER = TINY["text-smoe"]
+DECODER = TINY["text-e8"]
 ENCODER = replace(DECODER, causal=False)
 
 
@@ -124,7 +124,7 @@ def test_whole_windows_are_routed(held):
 def test_a_model_of_english_is_measured_on_english(tmp_path, text_dir, trees, capsys):
     sizes = (("english", {"languages": ("en",)}), ("both", {"languages": ("de", "en")}))
     for name, changes in sizes:
-        written(tmp_path / "runs", name, TINY["text-mhmoe"], data="text", **changes)
+        written(tmp_path / "runs", name, TINY["text-e8-h4"], data="text", **changes)
     path = tmp_path / "r.json"
     asked = ["--text-dir", text_dir, "--treebanks", trees, "--runs", tmp_path / "runs"]
     assert cli.main(["measure", *map(str, asked), "--out", str(path)]) == 0

@@ -187,7 +187,7 @@ def test_a_later_token_changes_nothing_before_it(name):
 
 
 def test_a_hidden_patch_is_really_hidden():
-    config = TINY["image-mhmoe"]
+    config = TINY["image-e8-h4"]
     model = Transformer(config).eval()
     x = inputs_for(config)
     masked = patches.random_mask(2, config.context, 0.5, 0)
@@ -203,7 +203,7 @@ def test_counts(name):
 
 
 def test_counts_of_narrow_attention():
-    _counts(replace(TINY["text-smoe"], attention_width=8))
+    _counts(replace(TINY["text-e8"], attention_width=8))
 
 
 def _counts(config):
@@ -236,7 +236,7 @@ def test_a_shape_survives_a_card(name):
 @pytest.mark.parametrize("router", METHODS)
 def test_every_router_fits_a_model_and_its_checkpoint(models, router, tmp_path):
     moe = MoEConfig(d_model=16, d_ff=32, experts=4, heads=2, router=router)
-    config = replace(TINY["text-smoe"], moe=moe)
+    config = replace(TINY["text-e8"], moe=moe)
     checkpoint.save(Transformer(config), "other", {"metrics": {}})
     loaded = engine.load("other")
     assert loaded.model.config == config
@@ -250,60 +250,60 @@ def test_every_router_fits_a_model_and_its_checkpoint(models, router, tmp_path):
 
 
 def test_a_checkpoint_is_the_model_in_half_precision(models):
-    model, card = checkpoint.load("text-mhmoe")
-    fresh = Transformer(TINY["text-mhmoe"], seed=3)
+    model, card = checkpoint.load("text-e8-h4")
+    fresh = Transformer(TINY["text-e8-h4"], seed=3)
     for name, value in fresh.state_dict().items():
         assert torch.equal(model.state_dict()[name], value.half().float())
-    assert model.config == TINY["text-mhmoe"]
+    assert model.config == TINY["text-e8-h4"]
     assert card["bytes"] == (models / card["file"]).stat().st_size
     assert card["params_total"] == model.counts()["params_total"]
     assert checkpoint.names() == sorted(TINY)
 
 
 def test_an_unknown_model_lists_the_known(models):
-    with pytest.raises(checkpoint.CheckpointError, match=r"'gpt'.*image-dense, .*text-smoe"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"'gpt'.*image-ffn, .*text-e8"):
         checkpoint.load("gpt")
     with pytest.raises(checkpoint.CheckpointError, match="Unknown"):
-        checkpoint.load("../models/text-smoe")
+        checkpoint.load("../models/text-e8")
 
 
 def test_missing_weights(models):
-    (models / "text-smoe.safetensors").unlink()
-    with pytest.raises(checkpoint.CheckpointError, match=r"text-smoe.safetensors.* are missing"):
-        checkpoint.load("text-smoe")
+    (models / "text-e8.safetensors").unlink()
+    with pytest.raises(checkpoint.CheckpointError, match=r"text-e8.safetensors.* are missing"):
+        checkpoint.load("text-e8")
 
 
 def test_one_flipped_bit(models):
-    path = models / "text-smoe.safetensors"
+    path = models / "text-e8.safetensors"
     raw = bytearray(path.read_bytes())
     raw[-7] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(checkpoint.CheckpointError, match=r"text-smoe.safetensors are damaged"):
-        checkpoint.load("text-smoe")
+    with pytest.raises(checkpoint.CheckpointError, match=r"text-e8.safetensors are damaged"):
+        checkpoint.load("text-e8")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", "3", '{"name": "text-smoe"}', "\udcff"])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "3", '{"name": "text-e8"}', "\udcff"])
 def test_a_card_that_is_none(models, content):
-    (models / "text-smoe.json").write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(checkpoint.CheckpointError, match=r"text-smoe.json cannot be read"):
-        checkpoint.load("text-smoe")
+    (models / "text-e8.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(checkpoint.CheckpointError, match=r"text-e8.json cannot be read"):
+        checkpoint.load("text-e8")
 
 
 def test_a_card_of_another_shape(models):
-    path = models / "text-smoe.json"
+    path = models / "text-e8.json"
     card = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps(card | {"config": card["config"] | {"d_model": 32}}), "utf-8")
     with pytest.raises(checkpoint.CheckpointError, match=r"do not fit|cannot be read"):
-        checkpoint.load("text-smoe")
+        checkpoint.load("text-e8")
     path.write_text(json.dumps(card | {"config": card["config"] | {"colour": "red"}}), "utf-8")
     with pytest.raises(checkpoint.CheckpointError, match="cannot be read"):
-        checkpoint.load("text-smoe")
+        checkpoint.load("text-e8")
 
 
 def test_a_missing_tokenizer(models):
     checkpoint.tokenizer_path().unlink()
     with pytest.raises(checkpoint.CheckpointError, match=r"tokenizer.json cannot be read"):
-        engine.trace_text(engine.load("text-smoe"), "hello")
+        engine.trace_text(engine.load("text-e8"), "hello")
 
 
 # ---------------------------------------------------------------------------- the engine
@@ -317,13 +317,13 @@ def picture(seed: int = 0) -> DecodedImage:
 def test_the_same_text_gives_the_same_trace_byte_for_byte(models, tmp_path):
     for i in range(2):
         engine.load.cache_clear()
-        (trace,) = engine.trace_text(engine.load("text-mhmoe"), "She sells 今天")
+        (trace,) = engine.trace_text(engine.load("text-e8-h4"), "She sells 今天")
         trace.save(tmp_path / f"{i}")
     assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
 
 
 def test_nats_are_the_loss_of_each_token(models):
-    loaded = engine.load("text-smoe")
+    loaded = engine.load("text-e8")
     (trace,) = engine.trace_text(loaded, "The quick fox")
     ids, _ = engine.encode(loaded, "The quick fox")
     with torch.inference_mode():
@@ -357,7 +357,7 @@ def test_nats_and_their_gradient_are_those_of_torch(rows):
 
 
 def test_one_token_is_enough(models):
-    (trace,) = engine.trace_text(engine.load("text-mhmoe"), "a")
+    (trace,) = engine.trace_text(engine.load("text-e8-h4"), "a")
     assert trace.input.count == 1
     assert trace.bits_per_byte is None
     assert trace.layers[0].sub_tokens == 4
@@ -366,19 +366,19 @@ def test_one_token_is_enough(models):
 @pytest.mark.parametrize("blank", ["", "   ", "\n\t", "\u3000"])
 def test_blank_text_is_refused(models, blank):
     with pytest.raises(engine.InputProblem) as caught:
-        engine.trace_text(engine.load("text-smoe"), blank)
+        engine.trace_text(engine.load("text-e8"), blank)
     assert caught.value.code == "blank"
 
 
 def test_long_text_is_cut_to_the_context(models):
-    (trace,) = engine.trace_text(engine.load("text-smoe"), "fox " * 100)
+    (trace,) = engine.trace_text(engine.load("text-e8"), "fox " * 100)
     assert trace.input.count == 16
     assert engine.count_tokens("fox " * 100) > 100
     assert ("fox " * 100).startswith(trace.input.text)
 
 
 def test_capacity_factors_rerun_the_whole_model(models):
-    loaded = engine.load("text-mhmoe")
+    loaded = engine.load("text-e8-h4")
     factors = (None, 0.5)
     many = engine.trace_text(loaded, "She sells sea shells", WhatIf(capacity_factors=factors))
     for factor, trace in zip(factors, many, strict=True):
@@ -393,17 +393,17 @@ def test_capacity_factors_rerun_the_whole_model(models):
 
 
 def test_an_image_is_traced_as_its_patches(models):
-    (trace,) = engine.trace_image(engine.load("image-mhmoe"), picture())
+    (trace,) = engine.trace_image(engine.load("image-e8-h4"), picture())
     assert trace.input.grid == (4, 4)
     assert trace.nats is None
     assert [layer.sub_tokens for layer in trace.layers] == [64, 64]
-    (dense,) = engine.trace_image(engine.load("image-dense"), picture())
+    (dense,) = engine.trace_image(engine.load("image-ffn"), picture())
     assert dense.layers == ()
 
 
 def test_a_variant_keeps_everything_but_the_experts(models):
-    base = engine.load("text-smoe")
-    other = engine.variant("text-smoe", heads=2, experts=8)
+    base = engine.load("text-e8")
+    other = engine.variant("text-e8", heads=2, experts=8)
     assert not other.trained
     assert (other.model.config.heads, other.model.config.moe.experts) == (2, 8)
     assert other.model.config.moe.top_k == 2
@@ -412,11 +412,11 @@ def test_a_variant_keeps_everything_but_the_experts(models):
             assert torch.equal(other.model.state_dict()[name], value)
     (trace,) = engine.trace_text(other, "hello there")
     assert trace.layers[0].experts == 8
-    assert engine.variant("text-smoe", heads=1, experts=2).model.config.moe.projections is False
+    assert engine.variant("text-e8", heads=1, experts=2).model.config.moe.projections is False
 
 
 def test_text_is_measured_on_full_windows_only(models):
-    loaded = engine.load("text-smoe")
+    loaded = engine.load("text-e8")
     text = "The quick brown fox jumps over the dog. " * 4
     numbers = engine.evaluate_text(loaded, text)
     windows = engine.count_tokens(text) // 16
@@ -432,7 +432,7 @@ def test_the_baseline_predicts_the_mean_colour_that_is_visible():
     # left half black, right half white; one patch of each is hidden, one of each is seen
     pixels = np.zeros((1, 64, 64, 3), np.uint8)
     pixels[:, :, 32:] = 255
-    config = ModelConfig(**(TINY["image-dense"].to_dict() | {"context": 4}))
+    config = ModelConfig(**(TINY["image-ffn"].to_dict() | {"context": 4}))
     model = Transformer(config).eval()
     masks = {seed: patches.random_mask(1, 4, 0.5, [seed, 0])[0].tolist() for seed in range(40)}
     seed = next(s for s, m in masks.items() if m[0] + m[2] == 1)  # patches 0 and 2 are black

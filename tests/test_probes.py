@@ -90,7 +90,7 @@ def test_control_labels_belong_to_token_ids_and_are_as_frequent():
 
 
 def test_features_are_what_the_output_is_read_from():
-    model = Transformer(TINY["text-mhmoe"], 5).eval()
+    model = Transformer(TINY["text-e8-h4"], 5).eval()
     windows = np.random.default_rng(0).integers(0, 320, (20, 16))
     x = probes.features(model, windows)
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_features_are_what_the_output_is_read_from():
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["text-dense", "text-smoe"])
+@pytest.mark.parametrize("name", ["text-ffn", "text-e8"])
 def test_the_stream_is_kept_only_when_asked_for(name):
     model = Transformer(TINY[name], 5).eval()
     ids = torch.zeros(1, 4, dtype=torch.long)
@@ -111,7 +111,7 @@ def test_the_stream_is_kept_only_when_asked_for(name):
         assert not torch.equal(first, last)
 
 
-@pytest.mark.parametrize("name", ["text-smoe", "text-mhmoe"])
+@pytest.mark.parametrize("name", ["text-e8", "text-e8-h4"])
 def test_router_inputs_are_what_the_router_scores(name):
     model = Transformer(TINY[name], 5).eval()
     windows = np.random.default_rng(0).integers(0, 320, (20, 16))
@@ -125,7 +125,7 @@ def test_router_inputs_are_what_the_router_scores(name):
 
 
 def test_an_untrained_model_has_not_moved_from_its_start():
-    model = Transformer(TINY["text-mhmoe"], 5).eval()
+    model = Transformer(TINY["text-e8-h4"], 5).eval()
     windows = np.random.default_rng(0).integers(0, 320, (20, 16))
     group = np.zeros(20, int)
     for layer in probes.collapse(model, 5, windows, group):
@@ -136,7 +136,7 @@ def test_an_untrained_model_has_not_moved_from_its_start():
 
 
 def test_an_entry_tells_probe_control_floor_and_majority(models, text_dir):
-    (subject,) = measure.subjects(["text-dense"])
+    (subject,) = measure.subjects(["text-ffn"])
     text = questions.held_out(text_dir, subject.config)
     model = subject.model()
     found = probes.of(model, 3, text)
@@ -157,7 +157,7 @@ def test_an_entry_tells_probe_control_floor_and_majority(models, text_dir):
 
 def test_one_window_of_each_language_teaches_nothing(models, text_dir, monkeypatch):
     monkeypatch.setattr(questions, "WINDOWS", 1)
-    (subject,) = measure.subjects(["text-smoe"])
+    (subject,) = measure.subjects(["text-e8"])
     assert (
         measure_text.measure(subject, questions.held_out(text_dir, subject.config))["probes"] == {}
     )

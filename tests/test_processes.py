@@ -196,5 +196,5 @@ def test_without_gloo_a_sentence(models, text_dir, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(processes.distributed, "is_gloo_available", lambda: False)
-    assert cli.main(["train", "text-smoe", "--text-dir", str(text_dir)]) == 1
+    assert cli.main(["train", "text-e8", "--text-dir", str(text_dir)]) == 1
     assert "was built without gloo" in capsys.readouterr().err

@@ -34,18 +34,18 @@ IMAGE = dict(
     patch=32,
 )
 TINY = {
-    "text-dense": ModelConfig(**TEXT, d_ff=64),
-    "text-smoe": ModelConfig(**TEXT, moe=SPARSE),
-    "text-mhmoe": ModelConfig(**TEXT, moe=SPARSE.matched(4)),
-    "image-dense": ModelConfig(**IMAGE, d_ff=64),
-    "image-smoe": ModelConfig(**IMAGE, moe=SPARSE),
-    "image-mhmoe": ModelConfig(**IMAGE, moe=SPARSE.matched(4)),
+    "text-ffn": ModelConfig(**TEXT, d_ff=64),
+    "text-e8": ModelConfig(**TEXT, moe=SPARSE),
+    "text-e8-h4": ModelConfig(**TEXT, moe=SPARSE.matched(4)),
+    "image-ffn": ModelConfig(**IMAGE, d_ff=64),
+    "image-e8": ModelConfig(**IMAGE, moe=SPARSE),
+    "image-e8-h4": ModelConfig(**IMAGE, moe=SPARSE.matched(4)),
 }
 #: The same pictures with the twelve classes of generated scenes.
-CLASSES = replace(TINY["image-smoe"], classes=12)
+CLASSES = replace(TINY["image-e8"], classes=12)
 
 #: The same pictures with captions of at most eight tokens.
-PAIRS = replace(TINY["image-mhmoe"], kind="image-text", caption=8, words=VOCABULARY)
+PAIRS = replace(TINY["image-e8-h4"], kind="image-text", caption=8, words=VOCABULARY)
 
 
 def written(folder: Path, name: str, config: ModelConfig, seed: int = 1, **changes) -> None:

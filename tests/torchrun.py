@@ -30,7 +30,7 @@ BATCH, STEPS, BROKEN = 6, 4, 3
 
 def text(**switches) -> ModelConfig:
     moe = MoEConfig(**dict(d_model=16, d_ff=32, experts=4, activation="relu") | switches)
-    return replace(TINY["text-smoe"], moe=moe)
+    return replace(TINY["text-e8"], moe=moe)
 
 
 def tiny(name: str, model: ModelConfig, **changes) -> Recipe:
@@ -44,12 +44,12 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         tiny("switch", text(router="switch"), balance=1.0, z=0.1),
-        tiny("mhmoe", TINY["text-mhmoe"], balance=1.0),
+        tiny("mhmoe", TINY["text-e8-h4"], balance=1.0),
         tiny("noisy", text(router="shazeer", top_k=2), importance=1.0, smooth_load=1.0),
         tiny("x-moe", text(router="x-moe", top_k=2), balance=1.0),
         tiny("gshard", text(router="gshard"), balance=1.0),
         tiny("loss-free", text(router="deepseek-v3", top_k=2, bias_update=0.01), balance=1.0),
-        tiny("dense", TINY["text-dense"]),
+        tiny("dense", TINY["text-ffn"]),
         tiny("encoder", replace(text(), causal=False), balance=1.0, mask_ratio=0.3),
         tiny("pairs", PAIRS, balance=1.0),
         tiny(
