@@ -22,8 +22,8 @@ FORMULAS = {
     r"\bar n = \frac{k\,S}{E}",
     "sweep": r"\text{dropped} = 1 - \frac{\sum_e \min(n_e, C)}{k\,S},\qquad "
     r"\text{empty} = 1 - \frac{\sum_e \min(n_e, C)}{E\,C}",
-    "balance": r"L = \alpha\,E\sum_{e} f_e P_e,\quad f_e = \tfrac{1}{S}\sum_s [\arg\max p(x_s) = e],"
-    r"\quad P_e = \tfrac{1}{S}\sum_s p_e(x_s),\quad "
+    "balance": r"L = \alpha\,E\sum_{e} f_e P_e,\quad "
+    r"f_e = \tfrac{1}{S}\sum_s [\arg\max p(x_s) = e],\quad P_e = \tfrac{1}{S}\sum_s p_e(x_s),\quad "
     r"\frac{\partial L}{\partial h} = \alpha\,E\sum_e f_e\,\frac{\partial P_e}{\partial h}",
 }
 
@@ -52,7 +52,6 @@ def page() -> None:
     what_if = kit.badge("what-if", t("capacity.board_badge"))
     with kit.card("board", t("capacity.board_title"), what_if):
         scene = capacity.choose(text)
-        kit.write(rich("capacity.board_lead", **scene.facts))
         capacity.board(scene)
         details("board", scene.facts, GSHARD)
 

@@ -114,10 +114,17 @@ class Board extends Picture {
         onPick: (i) => { this.leave(); this.index = Number(i); this.which = 0; this.go({ stop: this.one.start, shown: null }); } });
       rows.push(this.picker.node);
     }
-    rows.push(this.thumb.node, this.cards, this.player);
-    if (this.one.ask) rows.push(this.askRow());
+    rows.push(this.thumb.node, this.player, this.cards);
     this.sync();
     return rows;
+  }
+
+  /** The question stands under the picture that answers it. */
+  below() {
+    if (!this.one.ask) return [];
+    const row = this.askRow();
+    this.sync();
+    return [row];
   }
 
   factorSaid(i) {
@@ -265,11 +272,13 @@ class Board extends Picture {
     const perBand = room / one.experts >= 62 ? one.experts : Math.ceil(one.experts / 2);
     const bands = Math.ceil(one.experts / perBand);
     const column = room / perBand;
-    const need = maxOf(one.policies.map((p) => maxOf(p.demand))) + 2;
-    const rows = this.open ? Math.max(need + 2, 6) : clamp(need, 5, bands > 1 ? 9 : MOST_ROWS);
+    const need = maxOf(one.policies.map((p) => maxOf(p.demand)));
+    const most = bands > 1 ? 9 : MOST_ROWS;
+    const rows = this.open ? need + 2 : clamp(need, 4, most);
+    const spare = need < most ? 1 : 3; // rows below a full column, for those it turns away
     const head = 46;
-    const band = head + (rows + 3) * SEAT.pitch + 22;
-    return { wide, side, room, perBand, bands, column, rows, head, band, top: 34, seat: Math.min(column - 10, 118) };
+    const band = head + (rows + spare) * SEAT.pitch + 22;
+    return { wide, side, room, perBand, bands, column, rows, spare, head, band, top: 34, seat: Math.min(column - 10, 118) };
   }
 
   draw(g, width) {
@@ -320,7 +329,7 @@ class Board extends Picture {
       this.hidden += places - rows;
       this.text(g, x + a.seat / 2, top + rows * SEAT.pitch + 16, this.places === null ? say("more_seats", { n: beyond }) : say("more_places", { n: places - rows, taken: beyond }), { class: "small", "text-anchor": "middle" });
     }
-    this.turned(g, e, mine, x, top + height + 10, a, a.rows + 3 - rows - (crowded ? 1 : 0) - 1);
+    this.turned(g, e, mine, x, top + height + 10, a, a.rows + a.spare - rows - (crowded ? 1 : 0));
   }
 
   /** Who was turned away here and found nothing (under re-routing: who stands here for now). */
@@ -346,7 +355,8 @@ class Board extends Picture {
     const { one } = this;
     const token = Math.floor(event.s / one.heads);
     const node = svg("g", { class: away ? "seat away" : "seat", "data-expert": event.expert, "data-token": token, "data-from": event.i, "data-until": event.until ?? null });
-    this.rect(node, x + 0.75, y + 0.75, w - 1.5, SEAT.height - 1.5, { class: away ? "turned" : "bar", rx: 5 });
+    const inset = away ? 0.75 : -0.25; // what is seated covers the outline of its place
+    this.rect(node, x + inset, y + inset, w - 2 * inset, SEAT.height - 2 * inset, { class: away ? "turned" : "bar", rx: 5 });
     const tag = event.from !== null ? "↪" : event.k ? "②" : "";
     const tail = one.heads > 1 ? `·${(event.s % one.heads) + 1}` : "";
     const room = w - 10 - (tag ? 15 : 0) - (tail ? 14 : 0);
@@ -368,7 +378,7 @@ class Board extends Picture {
   tip(event, token) {
     const { say, one } = this;
     const prob = number(one.probs.at(event.s, event.expert));
-    const lines = [one.heads > 1 ? say("who_sub", { name: one.names[token], head: (event.s % one.heads) + 1 }) : say("who", { name: one.names[token] }),
+    const lines = [one.heads > 1 ? say("who_sub", { name: one.full[token], head: (event.s % one.heads) + 1 }) : say("who", { name: one.full[token] }),
       say("tip_choice", { rank: event.k + 1, expert: event.expert + 1, prob })];
     if (event.from !== null) lines.push(say("tip_from", { expert: event.from + 1 }));
     if (event.place === null) lines.push(say(event.last ? "tip_away" : "tip_passing"));
@@ -444,7 +454,7 @@ class Board extends Picture {
 
   arrivalSaid(event) {
     const { say, one } = this;
-    const name = one.names[Math.floor(event.s / one.heads)];
+    const name = one.full[Math.floor(event.s / one.heads)];
     const who = one.heads > 1 ? say("who_sub", { name, head: (event.s % one.heads) + 1 }) : say("who", { name });
     const values = { who, expert: event.expert + 1, place: (event.place ?? 0) + 1, of: this.places ?? "∞", first: (event.from ?? 0) + 1 };
     if (event.place === null) return say(event.last ? "say_away" : "say_passing", values);

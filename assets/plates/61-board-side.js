@@ -47,6 +47,7 @@ class BoardSide {
     const sx = factorAxis(factors, x + 6, w - 12);
     const sy = (v) => y + 6 + (1 - v) * h;
     for (const v of [0, 0.5, 1]) board.line(g, x, sy(v), x + w, sy(v), { class: "gridline" });
+    board.text(g, x + w, sy(1) + 14, "100 %", { class: "tick", "text-anchor": "end" });
     g.append(svg("path", { class: "curve chance", d: curve(policy.chance, sx, sy) }));
     g.append(svg("path", { class: "curve spare", d: curve(policy.empty, sx, sy) }), svg("path", { class: "curve lost", d: curve(policy.dropped, sx, sy) }));
     this.points(g, sx, sy, y, h);

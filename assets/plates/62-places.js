@@ -43,6 +43,7 @@ class Places extends Picture {
     };
     const pick = (name) => this.radios({ label: say(`places_${name}`), options: data.axes[name].map((v, i) => [i, String(v)]), value: this.at[name], onPick: (i) => set(name, Number(i)) });
     const parts = { tokens: slide("tokens", (i) => String(data.axes.tokens[i])), factors: slide("factors", (i) => number(data.axes.factors[i])), heads: pick("heads"), experts: pick("experts"), choices: pick("choices") };
+    for (const part of [parts.tokens, parts.factors]) part.node.classList.add("short");
     this.sync = () => {
       for (const [name, part] of Object.entries(parts)) part.set(this.at[name]);
       write(badge, say(this.isGuide() ? "places_is_guide" : "places_is_own"));

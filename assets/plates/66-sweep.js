@@ -83,6 +83,7 @@ class Sweep extends Picture {
     const { data, say, stop } = this;
     const sy = (v) => y + 32 + (1 - v) * h;
     for (const v of [0, 0.5, 1]) this.line(g, x, sy(v), x + w, sy(v), { class: "gridline" });
+    this.text(g, x + w, sy(1) + 14, "100 %", { class: "tick", "text-anchor": "end" });
     const reading = say("sweep_reading", { dropped: percent(layer.dropped[stop], 0), empty: layer.empty[stop] === null ? "–" : percent(layer.empty[stop], 0) });
     const sx = this.frame(g, x, y, w, h, say("layer_n", { layer: layer.layer + 1 }) + (i === data.chosen ? " ●" : ""), (j) => [say("layer_n", { layer: layer.layer + 1 }), `${say("factor")} ${this.factor(j)}`,
       say("tip_dropped", { share: percent(layer.dropped[j]), chance: percent(data.chance[j]) }), layer.empty[j] === null ? say("card_free") : say("tip_empty", { share: percent(layer.empty[j]) })]);
@@ -98,6 +99,8 @@ class Sweep extends Picture {
     const [low, high] = [Math.min(...data.bits), maxOf(data.bits)];
     const sy = (v) => y + 36 + (1 - (v - low) / (high - low || 1)) * (h - 8);
     this.line(g, x, y + 32 + h, x + w, y + 32 + h, { class: "gridline" });
+    this.text(g, x + w, y + 46, number(high), { class: "tick", "text-anchor": "end" });
+    this.text(g, x + w, y + 28 + h, number(low), { class: "tick halo", "text-anchor": "end" });
     const sx = this.frame(g, x, y, w, h, say("sweep_bits"), (j) => [`${say("factor")} ${this.factor(j)}`, say("card_bits", { bits: number(data.bits[j], 3) })]);
     this.text(g, x + w, y + 12, number(data.bits[stop]), { class: "strong", "text-anchor": "end" });
     const hits = svg("g", { class: "through" });

@@ -75,18 +75,21 @@ def board_case(
     heads: int,
     outcomes: Sequence[Outcome],
     *,
+    full: Sequence[str] = (),
     trained: float | None = None,
     start: int = 0,
     ask: Mapping[str, object] | None = None,
     note: str = "",
 ) -> dict:
-    """One input on the board, under all policies. ``trained`` is the bits per byte without any
+    """One input on the board, under all policies. ``full`` names tokens within their words, as
+    far as that differs from ``names``; ``trained`` is the bits per byte without any
     limit and with the K of training; ``start`` is the index of the factor shown first."""
     first = outcomes[0].filled
     S, E = first.ranked.shape
     return {
         "key": key,
         "names": list(names),
+        "full": list(full or names),
         "heads": heads,
         "experts": E,
         "count": S,

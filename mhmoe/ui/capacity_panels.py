@@ -18,7 +18,8 @@ from mhmoe.analysis import routing
 from mhmoe.analysis.router import softmax
 from mhmoe.figures import capacity_plates as plates
 from mhmoe.layers.buffers import capacity as places_of
-from mhmoe.layers.buffers import cascade, places, served
+from mhmoe.layers.buffers import cascade, served
+from mhmoe.layers.buffers import places as seats
 from mhmoe.layers.losses import balance as balance_loss
 from mhmoe.layers.losses import demand as demand_of
 from mhmoe.models import engine
@@ -89,12 +90,12 @@ class Scene:
 
 
 def choose(text: str) -> Scene:
-    """The model and the layer, as two rows of buttons. What another chapter or a link put into
-    the view comes first; a choice made here goes into it."""
+    """The lead, and beside it model and layer as two rows of buttons. What another chapter or a
+    link put into the view comes first; a choice made here goes into it."""
     first = runs.text_traces(KEYS[0], text, None)[None]
     panels.say_what_was_cut(text, first)
     model, index = _from_view(first)
-    here, there = kit.columns(1, 1)
+    lead, here, there = kit.columns(2.4, 0.8, 0.8)
     with here:
         model = kit.choice(
             t("capacity.model"), range(2), default=model, key=MODEL, show=lambda m: NAMES[m]
@@ -112,6 +113,8 @@ def choose(text: str) -> Scene:
         sha = scene.trace.source.sha256
         kit.remember(model=runs.pair("text")[scene.model], layer=scene.index, hash=sha[:8] or None)
     st.session_state[SEEN] = (kit.view().model, kit.view().layer)
+    with lead:
+        kit.write(kit.rich("capacity.board_lead", **scene.facts))
     return scene
 
 
@@ -174,6 +177,7 @@ def board(scene: Scene) -> None:
         scene.names,
         layer.heads,
         outcomes,
+        full=[token_in_word(scene.trace.input, i) for i in range(scene.trace.input.count)],
         trained=scene.trace.bits_per_byte,
         start=_start(),
         ask=_question(scene, filled),
@@ -311,7 +315,7 @@ AXES = {
 }
 
 
-def formula(scene: Scene) -> None:
+def places(scene: Scene) -> None:
     """VG-40, 41: how many places, for any sizes; all computed with the layers' own function."""
     heads, experts, choices, factors = AXES.values()
     table = np.array(
@@ -430,7 +434,7 @@ def _slopes_agree(logits: np.ndarray) -> bool:
 def code_of(step: str) -> str:
     """The source of one step, as it runs here."""
     parts = {
-        "board": (places, served, cascade),
+        "board": (seats, served, cascade),
         "places": (places_of,),
         "demand": (evenness.max_violation, counted.growing_chance),
         "sweep": (engine.trace_text, counted.empty),
