@@ -3,7 +3,10 @@
 // policy and every capacity factor; here arrivals are only put into their order and drawn.
 
 const SEAT = { height: 24, pitch: 27 };
-const MOST_ROWS = 13;
+const MOST_ROWS = 16;
+
+/** Sentences one after the other; Chinese ones without a space between. */
+const joined = (...parts) => parts.filter(Boolean).reduce((text, part) => text + (/[。？！]$/.test(text) ? "" : " ") + part);
 
 /** One policy's choices at one factor, as a list of arrivals: who asks which expert, and gets in or not. */
 class Arrivals {
@@ -178,6 +181,7 @@ class Board extends Picture {
     this.leave();
     if (answer !== null) {
       this.pinned = Math.floor(ask.sub / heads);
+      this.open = this.open || ask.places > MOST_ROWS; // its place may be far down
       this.go({ stop: ask.stop, which: policies.findIndex((p) => p.key === "priority"), shown: null });
     } else this.go({ which: policies.findIndex((p) => p.key === "two"), stop: ask.stop, shown: null });
   }
@@ -293,6 +297,7 @@ class Board extends Picture {
     this.text(g, inline ? after : 0, inline ? 15 : 33, drawn, { class: "small" });
     if (!inline) a.top += 18;
     this.hidden = 0;
+    this.beyond = [];
     range(one.experts).forEach((e) => this.column(g, e, a));
     const bottom = a.top + a.bands * a.band;
     const foot = this.rail(g, bottom, a);
@@ -313,7 +318,7 @@ class Board extends Picture {
     const crowded = places > a.rows;
     const rows = crowded ? a.rows - 1 : places;
     const column = svg("g", { "data-expert": e, class: "expert-column" });
-    const name = a.seat > 84 ? this.expert(e) : `${e + 1}`;
+    const name = a.seat > 66 ? this.expert(e) : `${e + 1}`;
     this.rect(column, x, y, a.seat, 22, { class: "bar", rx: 11 });
     this.text(column, x + a.seat / 2, y + 15.5, name, { class: "on", "text-anchor": "middle" });
     this.text(column, x + a.seat / 2, y + 38, say("asked", { n: policy.demand[e] }), { class: "small", "text-anchor": "middle" });
@@ -325,9 +330,9 @@ class Board extends Picture {
     g.append(column);
     seated.filter(({ place }) => place < rows).forEach((event) => this.seat(g, event, x, top + event.place * SEAT.pitch, a.seat, false));
     if (crowded) {
-      const beyond = Math.max(0, seated.length - rows);
+      const node = this.text(g, x + a.seat / 2, top + rows * SEAT.pitch + 16, "", { class: "small", "text-anchor": "middle" });
+      this.beyond.push({ node, n: places - rows, arrivals: seated.slice(rows).map(({ i }) => i) });
       this.hidden += places - rows;
-      this.text(g, x + a.seat / 2, top + rows * SEAT.pitch + 16, this.places === null ? say("more_seats", { n: beyond }) : say("more_places", { n: places - rows, taken: beyond }), { class: "small", "text-anchor": "middle" });
     }
     this.turned(g, e, mine, x, top + height + 10, a, a.rows + a.spare - rows - (crowded ? 1 : 0));
   }
@@ -341,10 +346,12 @@ class Board extends Picture {
     const fit = all.length > rows ? rows - 1 : rows;
     all.slice(0, fit).forEach((event, r) => {
       const until = event.last ? Infinity : this.list.findIndex((other) => other.s === event.s && other.place !== null);
-      this.seat(g, { ...event, until }, x, y + r * SEAT.pitch, a.seat, true);
+      this.seat(g, { ...event, until, row: r }, x, y + r * SEAT.pitch, a.seat, true);
     });
     if (lost.length > fit) {
-      const more = this.text(g, x + a.seat / 2, y + fit * SEAT.pitch + 15, this.say("more_away", { n: lost.length - fit }), { class: "warn", "text-anchor": "middle" });
+      const label = this.say("more_away", { n: lost.length - fit });
+      const short = textWidth(label, 12.5, 600, this.plate.family) > a.column - 4 ? `+${lost.length - fit}` : label;
+      const more = this.text(g, x + a.seat / 2, y + fit * SEAT.pitch + 15, short, { class: "warn", "text-anchor": "middle" });
       put(more, "data-from", lost[fit].i);
       this.hidden += lost.length - fit;
     }
@@ -354,7 +361,9 @@ class Board extends Picture {
   seat(g, event, x, y, w, away) {
     const { one } = this;
     const token = Math.floor(event.s / one.heads);
-    const node = svg("g", { class: away ? "seat away" : "seat", "data-expert": event.expert, "data-token": token, "data-from": event.i, "data-until": event.until ?? null });
+    const node = svg("g", { class: away ? "seat away" : "seat", "data-expert": event.expert, "data-token": token, "data-from": event.i, "data-until": event.until ?? null, "data-row": event.row ?? null,
+      "data-asked": this.answer !== null && event.k === 0 && event.s === one.ask?.sub });
+    this.rect(node, x, y, w, SEAT.height, { class: "under", rx: 5 });
     const inset = away ? 0.75 : -0.25; // what is seated covers the outline of its place
     this.rect(node, x + inset, y + inset, w - 2 * inset, SEAT.height - 2 * inset, { class: away ? "turned" : "bar", rx: 5 });
     const tag = event.from !== null ? "↪" : event.k ? "②" : "";
@@ -378,7 +387,7 @@ class Board extends Picture {
   tip(event, token) {
     const { say, one } = this;
     const prob = number(one.probs.at(event.s, event.expert));
-    const lines = [one.heads > 1 ? say("who_sub", { name: one.full[token], head: (event.s % one.heads) + 1 }) : say("who", { name: one.full[token] }),
+    const lines = [one.heads > 1 ? say("tip_sub", { name: one.full[token], head: (event.s % one.heads) + 1 }) : say("who", { name: one.full[token] }),
       say("tip_choice", { rank: event.k + 1, expert: event.expert + 1, prob })];
     if (event.from !== null) lines.push(say("tip_from", { expert: event.from + 1 }));
     if (event.place === null) lines.push(say(event.last ? "tip_away" : "tip_passing"));
@@ -418,7 +427,23 @@ class Board extends Picture {
       put(node, "data-shown", from < this.now && until >= this.now);
       put(node, "data-new", this.shown !== null && from === this.now - 1);
     }
+    this.closeRanks();
+    for (const { node, n, arrivals } of this.beyond) {
+      const taken = arrivals.filter((i) => i < this.now).length;
+      write(node, this.places === null ? this.say("more_seats", { n: taken }) : this.say("more_places", { n, taken }));
+    }
     this.lightToken(null);
+  }
+
+  /** Below an expert nobody leaves a gap: those turned away move up when one found a place elsewhere. */
+  closeRanks() {
+    const standing = new Map();
+    for (const node of this.drawn.querySelectorAll(".away")) {
+      if (node.dataset.shown !== "true") continue;
+      const here = standing.get(node.dataset.expert) ?? 0;
+      standing.set(node.dataset.expert, here + 1);
+      put(node, "transform", `translate(0 ${(here - Number(node.dataset.row)) * SEAT.pitch})`);
+    }
   }
 
   /** The seats of one token, or of the pinned one, stand out. */
@@ -449,7 +474,7 @@ class Board extends Picture {
     const spare = one.experts * places - sum(policy.load[stop]);
     const values = { factor: this.factor(stop), places, experts: one.experts, choices: total, lost, share: percent(policy.dropped[stop], 0), spare, of: one.experts * places, chance: percent(policy.chance[stop], 0) };
     const first = say(lost ? "say_full" : "say_fits", values);
-    return `${one.note ? `${one.note} ` : ""}${first} ${say(`say_${policy.key}`, values)}`;
+    return joined(one.note, first, say(`say_${policy.key}`, values));
   }
 
   arrivalSaid(event) {

@@ -88,7 +88,7 @@ class Places extends Picture {
   sentence() {
     const n = this.sizes;
     const values = { t: n.T, h: n.H, s: n.S, k: n.k, choices: n.choices, e: n.E, c: n.C, room: n.room, spare: n.spare, lost: n.lost };
-    return `${this.say(n.H > 1 ? "places_say_heads" : "places_say", values)} ${this.say(n.lost ? "places_short" : n.spare ? "places_spare" : "places_exact", values)}`;
+    return joined(this.say(n.H > 1 ? "places_say_heads" : "places_say", values), this.say(n.lost ? "places_short" : n.spare ? "places_spare" : "places_exact", values));
   }
 
   sheet() {

@@ -94,7 +94,7 @@ class Demand extends Picture {
     if (!one.chance) return say("demand_say_guide", values);
     const [mean, low, high] = one.chance.map((list) => list[at]);
     const kind = one.violation[at] > high ? "above" : one.violation[at] < low ? "below" : "inside";
-    return `${say("demand_say", values)} ${say(`demand_${kind}`, { mean: number(mean), low: number(low), high: number(high) })}`;
+    return joined(say("demand_say", values), say(`demand_${kind}`, { mean: number(mean), low: number(low), high: number(high) }));
   }
 
   sheet() {

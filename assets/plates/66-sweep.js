@@ -100,7 +100,7 @@ class Sweep extends Picture {
     const sy = (v) => y + 36 + (1 - (v - low) / (high - low || 1)) * (h - 8);
     this.line(g, x, y + 32 + h, x + w, y + 32 + h, { class: "gridline" });
     this.text(g, x + w, y + 46, number(high), { class: "tick", "text-anchor": "end" });
-    this.text(g, x + w, y + 28 + h, number(low), { class: "tick halo", "text-anchor": "end" });
+    this.text(g, x, y + 28 + h, number(low), { class: "tick" });
     const sx = this.frame(g, x, y, w, h, say("sweep_bits"), (j) => [`${say("factor")} ${this.factor(j)}`, say("card_bits", { bits: number(data.bits[j], 3) })]);
     this.text(g, x + w, y + 12, number(data.bits[stop]), { class: "strong", "text-anchor": "end" });
     const hits = svg("g", { class: "through" });

@@ -88,7 +88,8 @@ class Balance extends Picture {
     const side = wide ? 250 : 0;
     const room = width - label - (wide ? side + 40 : 0);
     const pitch = Math.min(room / now.E, 150);
-    const rows = Math.max(4, maxOf(range(now.E).map((e) => now.chips.filter((c) => c === e).length)), maxOf(range(now.E).map((e) => this.one.expert.filter((c) => c === e).length)));
+    // As high as the case begins, plus one: columns that grow further are shuffled together.
+    const rows = Math.max(4, 1 + maxOf(range(now.E).map((e) => this.one.expert.filter((c) => c === e).length)));
     const a = { label, pitch, rows, wide, top: wide ? 34 : 52, x: (e) => label + e * pitch, seat: Math.min(pitch - 8, 104) };
     this.a = a;
     if (!wide) this.text(g, 0, 14, say("row_chips", { n: this.one.count }), { class: "small" });
@@ -110,20 +111,22 @@ class Balance extends Picture {
     this.text(group, x + a.seat / 2, a.top - 11.5, a.seat > 78 ? this.expert(e) : e + 1, { class: "on", "text-anchor": "middle" });
     this.rect(group, x - 2, a.top - 2, a.seat + 4, a.rows * CHIP.pitch + 3, { class: "room", rx: 7 });
     g.append(group);
-    now.chips.map((c, s) => [c, s]).filter(([c]) => c === e).forEach(([, s], i) => this.chip(g, s, e, x, a.top + i * CHIP.pitch, a));
+    const mine = now.chips.map((c, s) => [c, s]).filter(([c]) => c === e);
+    const pitch = Math.min(CHIP.pitch, ((a.rows - 1) * CHIP.pitch) / Math.max(1, mine.length - 1));
+    mine.forEach(([, s], i) => this.chip(g, s, e, x, a.top + i * pitch, a));
   }
 
   chip(g, s, e, x, y, a) {
     const { one, say } = this;
     const name = one.names[Math.floor(s / one.heads)];
-    const tail = one.heads > 1 ? `·${(s % one.heads) + 1}` : "";
+    const tail = one.heads > 1 && a.seat > 56 ? `·${(s % one.heads) + 1}` : "";
     const node = svg("g", { "data-expert": e, "data-chip": s, class: "seat chip-seat" });
     this.rect(node, x + 0.75, y + 0.75, a.seat - 1.5, CHIP.height - 1.5, { class: "bar", rx: 5 });
     const label = svg("text", { x: px(x + a.seat / 2), y: px(y + 16.5), "text-anchor": "middle", class: "name on" });
-    label.append(svg("tspan", {}, clip(name, a.seat - 10 - (tail ? 14 : 0), this.plate.family, 12.5, 650)));
+    label.append(svg("tspan", {}, clip(name, a.seat - (tail ? 24 : 4), this.plate.family, 12.5, 650)));
     if (tail) label.append(svg("tspan", { class: "sub", dx: 2 }, tail));
     node.append(label);
-    const who = one.heads > 1 ? say("who_sub", { name, head: (s % one.heads) + 1 }) : say("who", { name });
+    const who = one.heads > 1 ? say("tip_sub", { name, head: (s % one.heads) + 1 }) : say("who", { name });
     this.mark(node, () => [who, this.mode === "move" ? say("chip_tip", { expert: e + 1 }) : say("chip_at", { expert: e + 1 })]);
     if (this.mode === "move") {
       furnish(node, { role: "button", class: "seat chip-seat mark pickable movable" }, []);

@@ -7,6 +7,7 @@ own code (``mhmoe.models.engine.fill``); here they are counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -87,11 +88,14 @@ def reroute_chance(
     return np.array([0.0 if c is None else max(0.0, 1 - experts * c / wanted) for c in capacity])
 
 
+@lru_cache(maxsize=8)
 def _chance_demand(experts: int, top_k: int, sub_tokens: int, seed: int) -> np.ndarray:
     """[draws, S, E] 0 or 1: K different experts for every sub-token, each set equally likely."""
     rng = np.random.default_rng(seed)
     order = rng.random((DRAWS, sub_tokens, experts), np.float32).argsort(-1)
-    return order < top_k  # the ranks of independent draws: any K of them are a random set
+    taken = order < top_k  # the ranks of independent draws: any K of them are a random set
+    taken.setflags(write=False)
+    return taken
 
 
 # ------------------------------------------------------------------------ small batches

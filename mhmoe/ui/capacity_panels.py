@@ -114,7 +114,8 @@ def choose(text: str) -> Scene:
         kit.remember(model=runs.pair("text")[scene.model], layer=scene.index, hash=sha[:8] or None)
     st.session_state[SEEN] = (kit.view().model, kit.view().layer)
     with lead:
-        kit.write(kit.rich("capacity.board_lead", **scene.facts))
+        whole = "capacity.board_lead_plain" if scene.layer.heads == 1 else "capacity.board_lead"
+        kit.write(kit.rich(whole, **scene.facts))
     return scene
 
 
@@ -184,7 +185,13 @@ def board(scene: Scene) -> None:
     )
     token = kit.view().token
     data = plates.board([case], FACTORS, layer.layer + 1, token=token, chosen="two")
-    _draw("board", data, ("VG-36", "VG-37", "VG-40"), _board_checks(layer, filled), layer.experts)
+    _draw(
+        "board",
+        data,
+        ("VG-36", "VG-37", "VG-40", "VG-42"),
+        _board_checks(layer, filled),
+        layer.experts,
+    )
 
 
 def _start() -> int:
