@@ -17,7 +17,7 @@ const signedNumber = (value, digits = 2) => (value > 0 ? "+" : "") + number(valu
 const percent = (value, digits = 1) => `${number(100 * value, digits)} %`;
 const maxOf = (values) => values.reduce((a, b) => Math.max(a, b), -Infinity);
 
-/** A base for one picture. A subclass has controls(), draw(width) and sheet(). */
+/** A base for one picture. A subclass has controls(), draw(width) and sheet(), and may have sentence() and below(). */
 class Picture {
   constructor(plate, data) {
     Object.assign(this, { plate, data, say: plate.say, tooltip: plate.tooltip });

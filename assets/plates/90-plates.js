@@ -1,6 +1,7 @@
 // Plates, last part: the frame around one picture, and the door through which Streamlit calls.
 
-const PICTURES = { zoom: Zoom, gates: Gates, product: Product, softmax: Softmax, mixture: Mixture, stack: Stack, flow: Flow, collapse: Collapse };
+const PICTURES = { zoom: Zoom, gates: Gates, product: Product, softmax: Softmax, mixture: Mixture, stack: Stack, flow: Flow, collapse: Collapse,
+  board: Board, places: Places, demand: Demand, sweep: Sweep, balance: Balance };
 
 class Plate {
   constructor(host) {
@@ -68,7 +69,7 @@ class Plate {
         el("span", { class: good ? "good" : "bad" }, `${good ? "✓" : "✗"} ${text}`))) : null,
       el("span", { class: "take" }, this.tableButton, tool("csv", () => handCsv(name, this.picture.sheet())),
         tool("svg", () => saveAs(this.canvas, name, "svg")), tool("png", () => saveAs(this.canvas, name, "png"))));
-    this.root.replaceChildren(this.probe, ...(this.controls.children.length ? [this.controls] : []), this.canvas, this.said, foot, this.room, this.tooltip.box);
+    this.root.replaceChildren(this.probe, ...(this.controls.children.length ? [this.controls] : []), this.canvas, this.said, ...(this.picture.below?.() ?? []), foot, this.room, this.tooltip.box);
   }
 
   /** Draws for the width there is; the same width is drawn again only when forced. */

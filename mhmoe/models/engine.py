@@ -5,6 +5,7 @@ Nothing here keeps state about a visitor; models are loaded once per device and 
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from mhmoe.layers import METHODS, TRAINED, Method, MoEConfig, WhatIf, losses, route
+from mhmoe.layers import METHODS, TRAINED, Method, MoEConfig, WhatIf, keep_top_k, losses, route
+from mhmoe.layers.buffers import served
 from mhmoe.layers.moe import traces
 from mhmoe.models import checkpoint, metrics, tokenizer
 from mhmoe.models.images import DecodedImage
@@ -264,6 +266,144 @@ def _under(method: Method, scores: torch.Tensor, top_k: int) -> UnderMethod | No
         choices=asked / S,
         dropped=1 - took / asked if asked else 0.0,
         gate=float(gate.mean()),
+    )
+
+
+# ------------------------------------------------------------------ full experts: who stays
+
+#: Four answers to "an expert is full": the rows of METHODS whose papers give them. Only what
+#: decides about places is taken from a row: how many choices, who is served first, and whether
+#: a choice that is turned away may ask elsewhere.
+POLICIES = {
+    "drop": "switch",
+    "two": "gshard",
+    "reroute": "no-token-left-behind",
+    "priority": "v-moe-priority",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """Given scores under one policy, once for each of n capacity factors.
+
+    top_k       K, of the policy
+    capacity    n times C, the places of every expert; None is unlimited
+    order       [S] sub-tokens in the order in which they are served
+    ranked      [S, E] experts, best first; the first K are what a sub-token wants
+    probs       [S, E]
+    expert      [n, S, K] -1 where re-routing found nothing; slot -1 and kept False without place
+    gate        [n, S, K] weight of each choice before the drop
+    """
+
+    top_k: int
+    capacity: tuple[int | None, ...]
+    order: np.ndarray
+    ranked: np.ndarray
+    probs: np.ndarray
+    expert: np.ndarray
+    slot: np.ndarray
+    kept: np.ndarray
+    gate: np.ndarray
+
+
+def _placing(policy: str, experts: int) -> dict:
+    """The switches of :data:`POLICIES` that decide about places."""
+    method = METHODS[POLICIES[policy]]
+    return {
+        "top_k": min(method.position("top_k"), experts),
+        "order": method.position("order"),
+        "overflow": method.position("overflow"),
+    }
+
+
+def fill(logits: np.ndarray, policy: str, factors: Sequence[float | None]) -> Filled:
+    """[S, E] scores of one layer, as one sequence, placed by ``policy`` at every factor."""
+    E = logits.shape[1]
+    config = MoEConfig(d_model=1, d_ff=1, experts=E, **_placing(policy, E))
+    scores = torch.from_numpy(np.array(logits))[None]
+    routing = route(
+        scores.expand(len(factors), -1, -1),
+        config,
+        WhatIf(capacity_factors=tuple(factors)),
+        with_places=True,
+    )
+    order = served(config.order, routing.probs[:1], 0)
+    return Filled(
+        top_k=config.top_k,
+        capacity=routing.capacity,
+        order=np.arange(len(logits)) if order is None else order.numpy(),
+        ranked=keep_top_k(scores[0], E).numpy(),
+        probs=_host(routing.probs[0]),
+        expert=routing.expert.numpy(),
+        slot=routing.slot.numpy(),
+        kept=routing.kept.numpy(),
+        gate=_host(routing.gate),
+    )
+
+
+def bits_by_policy(
+    loaded: Loaded, text: str, policy: str, factors: Sequence[float | None]
+) -> np.ndarray:
+    """[n] bits per byte of a text if every layer placed its choices by ``policy`` at each factor,
+    the whole model run for every one; NaN for a single token."""
+    ids, source = encode(loaded, text)
+    size = sum(t.span[1] - t.span[0] for t in source.tokens[1:])
+    if not size:
+        return np.full(len(factors), np.nan)
+    placing = _placing(policy, loaded.model.config.moe.experts)
+    model = _overflowing(loaded.model, placing.pop("overflow"))
+    inputs = torch.tensor([ids] * len(factors), device=loaded.device)
+    with torch.inference_mode():
+        output = model(inputs, what_if=WhatIf(capacity_factors=tuple(factors), **placing)).output
+        nats = metrics.token_nats(output, inputs).sum(1)
+    return _host(nats).astype(np.float64) / np.log(2) / size
+
+
+def _overflowing(model: Transformer, overflow: str) -> Transformer:
+    """The same weights, shared, in layers where a full expert does as ``overflow`` says."""
+    if model.config.moe.overflow == overflow:
+        return model
+    weights = {id(value): value for value in (*model.parameters(), *model.buffers())}
+    other = copy.deepcopy(model, weights)
+    for _, layer in other.moe_layers:
+        layer.config = replace(layer.config, overflow=overflow)
+    return other
+
+
+@dataclass(frozen=True, eq=False)
+class Pushes:
+    """The balance loss of N first choices while the scores of one expert are shifted for all.
+
+    Axis 0 is the expert that is shifted, axis 1 the shift.
+    expert   [E, n, N] first choices       mean   [E, n, E] P, mean probabilities
+    balance  [E, n] the loss, unweighted   slope  [E, n, E] its derivative by a shift of each
+                                                  expert's scores, from autograd
+    """
+
+    shifts: np.ndarray
+    expert: np.ndarray
+    mean: np.ndarray
+    balance: np.ndarray
+    slope: np.ndarray
+
+
+def push_scores(logits: np.ndarray, shifts: np.ndarray) -> Pushes:
+    """[N, E] scores, K = 1 as in Switch, under every shift of every expert."""
+    E = logits.shape[1]
+    shift = torch.as_tensor(np.array(shifts), dtype=torch.float32)
+    step = torch.eye(E)[:, None] * shift[None, :, None]  # [E, n, E]
+    step.requires_grad_(True)
+    scores = torch.from_numpy(np.array(logits, np.float32)) + step[..., None, :]  # [E, n, N, E]
+    expert = keep_top_k(scores.detach(), 1)
+    mean = losses.mean(scores.softmax(-1), None)
+    loss = losses.balance(mean, losses.demand(expert, E))
+    (slope,) = torch.autograd.grad(loss.sum(), step)
+    return Pushes(
+        shifts=np.asarray(shifts),
+        expert=expert[..., 0].numpy(),
+        mean=_host(mean),
+        balance=_host(loss),
+        slope=_host(slope),
     )
 
 

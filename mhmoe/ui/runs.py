@@ -243,6 +243,25 @@ def under_methods(key: ModelKey, text: str, index: int) -> dict[str, engine.Unde
     return _run(lambda d: engine.under_methods(layer.logits, layer.top_k))
 
 
+@st.cache_resource(max_entries=24, show_spinner=False)
+def fillings(
+    key: ModelKey, text: str, index: int, factors: tuple[float | None, ...]
+) -> dict[str, engine.Filled]:
+    """The scores of the ``index``-th MoE layer, placed by every policy at every factor."""
+    layer = text_traces(key, text, None)[None].layers[index]
+    return _run(lambda d: {p: engine.fill(layer.logits, p, factors) for p in engine.POLICIES})
+
+
+@st.cache_resource(max_entries=24, show_spinner=False)
+def bits_by_policy(
+    key: ModelKey, text: str, factors: tuple[float | None, ...]
+) -> dict[str, np.ndarray]:
+    """[n] bits per byte of the text under every policy in all layers, the model rerun for each."""
+    return _run(
+        lambda d: {p: engine.bits_by_policy(key.load(d), text, p, factors) for p in engine.POLICIES}
+    )
+
+
 @st.cache_resource(max_entries=48, show_spinner=False)
 def neurons(key: ModelKey, text: str, index: int, expert: int, row: int) -> np.ndarray:
     """[F] activations of one expert for one sub-token."""
