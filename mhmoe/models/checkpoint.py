@@ -140,9 +140,7 @@ def save(
 
 def weights(model: Transformer) -> bytes:
     """What a checkpoint's file holds: the weights in float16."""
-    return packed(
-        {k: v.detach().half().contiguous().cpu() for k, v in model.state_dict().items()}
-    )
+    return packed({k: v.detach().half().contiguous().cpu() for k, v in model.state_dict().items()})
 
 
 def load(
