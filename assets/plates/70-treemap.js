@@ -7,7 +7,8 @@ const grouped = (value) => Math.round(value).toLocaleString("en");
 function shortened(say, value, digits = 1) {
   for (const unit of say("units").split("|")) {
     const [size, name] = unit.split(": ");
-    if (value >= 0.9995 * Number(size)) return `${number(value / Number(size), value / Number(size) < 99.95 ? digits : 0)} ${name}`;
+    const shown = value / Number(size);
+    if (shown >= 0.9995) return `${number(shown, shown < 9.995 ? digits : shown < 99.95 ? Math.min(digits, 1) : 0)} ${name}`;
   }
   return grouped(value);
 }
@@ -104,13 +105,13 @@ class Treemap extends Picture {
     return y;
   }
 
-  /** One block, or what stands outside of all: its parts as slices, its experts as equal tiles. */
+  /** One block, or what stands outside of all: what always works as slices, the experts as equal tiles. */
   part(g, box, { table, layer }, down) {
-    const keys = ["embedding", "position", "attention", "square", "router", "norms", "dense", "experts"].filter((key) => table[key]);
-    sliced(box, keys.map((key) => table[key]), down).forEach((at, i) => {
-      if (keys[i] === "experts") this.experts(g, at, layer);
-      else this.always(g, at, keys[i], table[keys[i]]);
-    });
+    const keys = ["embedding", "position", "attention", "square", "router", "norms", "dense"].filter((key) => table[key]);
+    const sizes = keys.map((key) => table[key]);
+    const [above, below] = sliced(box, [sum(sizes), table.experts ?? 0], true);
+    sliced(above, sizes, down).forEach((at, i) => this.always(g, at, keys[i], sizes[i]));
+    if (table.experts) this.experts(g, below, layer);
   }
 
   always(g, { x, y, w, h }, key, size) {
@@ -118,7 +119,7 @@ class Treemap extends Picture {
     const tile = svg("g");
     this.rect(tile, x + 1, y + (h > 4 ? 1 : 0), w - 2, h - (h > 4 ? 2 : 0), { class: "always", rx: h > 8 && w > 8 ? 3 : 0 });
     const name = say(`part_${key}`);
-    if (h > 18 && w > 34) {
+    if (h > 14 && w > 34) {
       const lines = h > 38 && w > 60 ? [clip(name, w - 12, this.plate.family), shortened(say, size)] : [clip(name, w - 10, this.plate.family)];
       lines.forEach((line, i) => this.text(tile, x + w / 2, y + h / 2 + 4 + (i - (lines.length - 1) / 2) * 16, line, { class: i ? "small" : "tick ink", "text-anchor": "middle" }));
     }

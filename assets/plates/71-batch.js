@@ -32,10 +32,11 @@ class Batch extends Picture {
     this.wish = this.scrubber({ label: say("guess_label"), count: this.now.units, value: this.guess - 1, ends: ["1", String(this.now.units)],
       show: (i) => say("guess_value", { n: i + 1, units: this.now.units }), onMove: (i) => { this.guess = i + 1; this.plate.draw(); } });
     this.button = el("button", { type: "button", class: "option reveal", onclick: () => this.reveal() }, say("reveal"));
+    this.bet = el("div", { class: "bet" }, this.wish.node, this.button);
     this.thumb = this.scrubber({ label: say("batch_label"), count: data.tokens.length, value: this.n - 1, ends: ["1", String(data.tokens.length)],
       show: (i) => say(i ? "batch_value" : "batch_one", { n: i + 1 }), onMove: (i) => { this.n = i + 1; this.plate.draw(); } });
     this.repaint();
-    return [el("div", { class: "ask grow-all" }, this.question, this.wish.node, this.button), this.which.node, this.thumb.node];
+    return [el("div", { class: "ask grow-all" }, this.question, this.bet), this.which.node, this.thumb.node];
   }
 
   reveal() {
@@ -54,7 +55,7 @@ class Batch extends Picture {
     write(this.question, this.open ? say(this.guess === found ? "guess_right" : "guess_wrong", { n: data.ask, guess: this.guess, found, units: now.units, share: percent(found / now.units, 0), chance: number(now.chance[data.ask - 1], 1), model: now.name })
       : say("guess", { n: data.ask, units: now.units, layers: now.first.length, experts: now.experts, model: now.name, one: now.touched[0] }));
     put(this.question, "data-open", !this.open);
-    for (const node of [this.wish.node, this.button]) node.hidden = this.open;
+    this.bet.hidden = this.open;
     for (const node of [this.which.node, this.thumb.node]) node.hidden = !this.open;
   }
 

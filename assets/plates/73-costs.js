@@ -18,7 +18,7 @@ class Costs extends Picture {
     const { data, say } = this;
     const size = (row) => say("size_value", { tokens: grouped(row.tokens), experts: row.experts, k: row.k, d: row.d });
     return [this.radios({ label: say("pass_label"), options: ["forward", "both"].map((which) => [which, say(`pass_${which}`)]), value: this.which, onPick: (which) => { this.which = which; this.plate.draw(); } }).node,
-      this.scrubber({ label: say("size_label"), count: data.rows.length, value: this.at, ends: [size(data.rows[0]), size(data.rows.at(-1))].map((text) => text.split(/[,，]/)[0]),
+      this.scrubber({ label: say("size_label"), count: data.rows.length, value: this.at, ends: [data.rows[0], data.rows.at(-1)].map((row) => say("tokens_n", { n: grouped(row.tokens) })),
         show: (i) => size(data.rows[i]), onMove: (i) => { this.at = i; this.plate.draw(); } }).node];
   }
 

@@ -49,10 +49,6 @@ class Parity extends Picture {
     columns.forEach((column, c) => this.text(g, label + c * (room + gap), 16, say(`col_${column}`), { class: "strong" }));
     const pitch = 52;
     const bottom = 34 + this.rows.length * pitch;
-    columns.forEach((column, c) => {
-      const x = label + c * (room + gap) + (this.plain[column] / this.peak(column)) * (room - 4);
-      this.line(g, x, 26, x, bottom - 8, { class: "threshold" });
-    });
     this.rows.forEach((row, r) => {
       const y = 34 + r * pitch;
       const line = svg("g");
@@ -80,13 +76,13 @@ class Parity extends Picture {
       if (row.problem) y = this.lines(line, 0, y + 34, say(`none_${row.design}`), width, { class: "small", "data-size": 12 }) + 6;
       else {
         this.text(line, 0, y + 33, this.shape(row), { class: "small" });
-        y += 42;
+        y += 54;
         for (const column of columns) {
           this.text(line, 0, y + 12, say(`short_${column}`), { class: "tick" });
           this.cell(line, row, column, label, y - 15, width - label);
           y += 30;
         }
-        y += 14;
+        y += 8;
       }
       this.rect(line, 0, top, width, y - top, { class: "hit" });
       this.mark(line, () => this.tip(row));
@@ -107,6 +103,8 @@ class Parity extends Picture {
     }
     const multi = ["text", "code", "follow"].includes(row.design);
     this.rect(parent, x, y + 16, Math.max(1.5, (value / this.peak(column)) * (room - 4)), 9, { class: multi ? "solid" : "hold", rx: 2 });
+    const even = x + (this.plain[column] / this.peak(column)) * (room - 4); // where the plain sparse layer ends
+    this.line(parent, even, y + 13.5, even, y + 27.5, { class: "rod" });
     const ratio = value / this.plain[column];
     this.text(parent, x, y + 12, this.print(column, value), { class: "tick ink halo", "data-strong": multi });
     this.text(parent, x + room - 4, y + 12, row.design === "smoe" ? "= 1" : `× ${number(ratio, ratio < 9.95 ? 2 : 1)}`, { class: "tick halo", "text-anchor": "end", "data-strong": Math.abs(ratio - 1) > 0.25 });
@@ -131,7 +129,7 @@ class Parity extends Picture {
       return row.problem ? null : row[column] / this.plain[column];
     };
     return ["text", "code", "follow"].filter((design) => of(design, "macs") !== null)
-      .map((design) => say(`parity_${design}`, { h, parameters: number(of(design, "parameters"), 2), macs: number(of(design, "macs"), 2) })).join(say("gap"));
+      .map((design) => say(`parity_${design}`, { h, parameters: percent(of(design, "parameters"), 0), macs: number(of(design, "macs"), 2) })).join(say("gap"));
   }
 
   sheet() {

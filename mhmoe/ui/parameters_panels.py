@@ -29,6 +29,8 @@ __all__ = ["Scene", "follow", "lines"]
 
 #: So many tokens the visitor guesses for, or all of a shorter text.
 ASKED = 16
+#: The model that is asked about first, plain SMoE: of MH-MoE one token alone touches most.
+ASKED_OF = 1
 #: The measured size that is shown first: tokens, experts, k, heads, d, F.
 SHOWN_FIRST = (256, 32, 2, 1, 256, 1024)
 FIRST_PRESET = "Mixtral 8x7B"
@@ -129,7 +131,7 @@ def batch(scene: Scene) -> None:
     """VG-54: experts touched by the first n tokens, guessed first."""
     models = pair(scene)
     tokens = [token_name(token.text) for token in scene.trace.input.tokens]
-    data = plates.batch(models, scene.pick.model, tokens, min(ASKED, len(tokens)))
+    data = plates.batch(models, ASKED_OF, tokens, min(ASKED, len(tokens)))
     one = all(
         m["touched"][0] == int((held_.visits[held_.trained - 1, :, 0] > 0).sum())
         for m, held_ in zip(data["models"], models, strict=True)
@@ -182,7 +184,7 @@ def config() -> Chosen:
             kit.notice("error", t(f"parameters.config_{error.code}", **error.numbers))
             values = None
         same = values == presets()[name]
-        kit.write(t("parameters.config_hint"))
+        st.html(f'<p class="he-muted">{t("parameters.config_hint")}</p>')
         if not same:
             label = t("parameters.restore", name=name)
             st.button(label, key="parameters-restore", type="tertiary", on_click=_put_preset)
@@ -254,7 +256,7 @@ def costs(scene: Scene) -> None:
     close = all(abs(total - ours) <= size[4] for size, (_, ours, total) in weights.items())
     data = plates.costs(sizes, weights)
     data["start"] = list(sizes).index(SHOWN_FIRST)
-    _draw("costs", data, (), {t("parameters.check_costs"): close})
+    _draw("costs", data, ("VG-56",), {t("parameters.check_costs"): close})
 
 
 def _weights(size: tuple) -> tuple[int, int, int]:
@@ -290,8 +292,11 @@ def asked() -> parity.Asked | None:
                 persist_state="session",
             )
     with columns[-1]:
-        gated = st.toggle(t("parameters.ask_gated"), key="parity-gated", persist_state="session")
-    layer = parity.Asked(**found, gated=gated)
+        words = {2: t("parameters.ask_two"), 3: t("parameters.ask_three")}
+        matrices = kit.choice(
+            t("parameters.ask_gated"), words, default=2, key="parity-matrices", show=words.get
+        )
+    layer = parity.Asked(**found, gated=matrices == 3)
     if layer.chosen > layer.experts:
         numbers = {"chosen": layer.chosen, "experts": layer.experts}
         kit.notice("error", t("parameters.config_chosen", **numbers))
@@ -318,7 +323,7 @@ def calculate(layer: parity.Asked) -> None:
             stops[0][design] == stops[0]["smoe"] for design in parity.SIZINGS
         ),
     }
-    _draw("parity", data, (), checks)
+    _draw("parity", data, ("VG-55", "X-09"), checks)
 
 
 def _time_asked(layer: parity.Asked) -> bool:
