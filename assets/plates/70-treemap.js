@@ -159,7 +159,7 @@ class Treemap extends Picture {
       active: percent(now.active[k - 1] / now.total, 0), sub: percent(now.sub[k - 1] / now.total, 0), macs: shortened(say, now.macs[k - 1], 2),
       trained: now.trained, bits: now.bits[k - 1] === null ? "–" : number(now.bits[k - 1]), base: now.bits[now.trained - 1] === null ? "–" : number(now.bits[now.trained - 1]) };
     const first = say(now.heads > 1 ? "tree_say" : "tree_say_one", values);
-    return k === now.trained || now.bits[0] === null ? first : `${first}${say("gap")}${say("tree_say_k", values)}`;
+    return k === now.trained || now.bits[0] === null ? first : say("joined", { first, second: say("tree_say_k", values) });
   }
 
   sheet() {

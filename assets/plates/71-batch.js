@@ -143,7 +143,9 @@ class Batch extends Picture {
     const now = this.now;
     const full = now.touched.findIndex((v) => v === now.touched.at(-1)) + 1;
     const values = { n, found: now.touched[n - 1], units: now.units, share: percent(now.touched[n - 1] / now.units, 0), chance: number(now.chance[n - 1], 1), model: now.name, full, most: now.touched.at(-1), all: data.tokens.length };
-    return `${say(n > 1 ? "batch_say" : "batch_say_one", values)}${say("gap")}${say(now.touched.at(-1) === now.units ? "batch_full" : "batch_rest", values)}`;
+    const first = say(n > 1 ? "batch_say" : "batch_say_one", values);
+    if (n === values.all && values.most < now.units) return first;
+    return say("joined", { first, second: say(now.touched.at(-1) === now.units ? "batch_full" : "batch_rest", values) });
   }
 
   sheet() {

@@ -128,8 +128,9 @@ class Parity extends Picture {
       const row = this.rows.find((r) => r.design === design);
       return row.problem ? null : row[column] / this.plain[column];
     };
-    return ["text", "code", "follow"].filter((design) => of(design, "macs") !== null)
-      .map((design) => say(`parity_${design}`, { h, parameters: percent(of(design, "parameters"), 0), macs: number(of(design, "macs"), 2) })).join(say("gap"));
+    const said = ["text", "code", "follow"].filter((design) => of(design, "macs") !== null)
+      .map((design) => say(`parity_${design}`, { h, parameters: percent(of(design, "parameters"), 0), macs: number(of(design, "macs"), 2) }));
+    return said.length ? said.reduce((first, second) => say("joined", { first, second })) : "";
   }
 
   sheet() {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -153,9 +154,29 @@ class Chosen:
     preset: bool
 
 
+def slug(name: str) -> str:
+    """A preset's name as a link writes it."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _linked_preset() -> None:
+    """When the editor first opens, the preset that the link names is chosen."""
+    if _TEXT in st.session_state:
+        return
+    known = {slug(name): name for name in presets()}
+    linked = kit.view().preset
+    if linked and linked not in known:
+        part = t("link.part_invalid", name="preset")
+        kit.notice("warning", t("link.ignored", parts=part))
+        kit.remember(preset=None)
+    st.session_state[_PRESET] = known.get(linked, FIRST_PRESET)
+    _put_preset()
+
+
 def config() -> Chosen:
     """The editor: presets, a text to change, a place for a file. What cannot be counted is named in
     a sentence, and the last good config stays."""
+    _linked_preset()
     editor, below = st.container(), st.container()
     with below:  # run first: a file that came is put into the text before that is drawn
         dropped = kit.dropzone(
@@ -166,8 +187,6 @@ def config() -> Chosen:
         )
     if dropped is not None:
         st.session_state[_TEXT] = dropped.content.decode("utf-8", "replace")
-    elif _TEXT not in st.session_state:
-        _put_preset()
     with editor:
         name = st.selectbox(
             t("parameters.preset"),
@@ -176,6 +195,7 @@ def config() -> Chosen:
             on_change=_put_preset,
             persist_state="session",
         )
+        kit.remember(preset=None if name == FIRST_PRESET else slug(name))
         text = st.text_area(t("parameters.config"), key=_TEXT, height=318, persist_state="session")
         try:
             values = budget.read_config(text)
