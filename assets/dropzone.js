@@ -1,4 +1,4 @@
-// A place for one picture: drop it, click, press Enter, or paste. The file goes to Python once, as
+// A place for one file, usually a picture: drop it, click, press Enter, or paste. The file goes to Python once, as
 // a trigger: as state, its megabytes would be sent again with every later interaction.
 
 function build(root) {
@@ -13,7 +13,6 @@ function build(root) {
   status.setAttribute("role", "status");
   const input = document.createElement("input");
   input.type = "file";
-  input.accept = "image/*";
   input.hidden = true;
   input.tabIndex = -1;
   root.append(button, status, input);
@@ -80,6 +79,7 @@ function listen(parts, data, send, signal) {
   on(window, "dragover", (event) => event.preventDefault());
   on(window, "drop", (event) => event.preventDefault());
   on(document, "paste", (event) => {
+    if (!data.accept.startsWith("image/")) return; // text is pasted into its box
     const pictures = [...(event.clipboardData?.files ?? [])].filter((f) => f.type.startsWith("image/"));
     if (pictures.length === 0) return;
     event.preventDefault();
@@ -91,6 +91,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const parts = (parentElement.heParts ??= build(parentElement));
   parts.title.textContent = data.words.title;
   parts.hint.textContent = data.words.hint;
+  parts.input.accept = data.accept;
   parts.input.setAttribute("aria-label", data.words.title);
   parentElement.heStop?.abort();
   const stop = (parentElement.heStop = new AbortController());

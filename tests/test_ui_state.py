@@ -32,6 +32,7 @@ EVERYTHING = ViewState(
     token=0,
     expert=7,
     sample="bank",
+    preset="mixtral-8x7b",
     seed=42,
     capacity=1.25,
     heads=4,

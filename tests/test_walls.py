@@ -26,7 +26,7 @@ MAY_USE = {
 #: room -> the only packages from outside the standard library that it may import.
 OUTSIDE = {"trace": {"numpy", "safetensors.numpy"}, "layers": {"torch", "numpy"}}
 #: Parameter counting builds real modules, so these may know torch and the layers.
-COUNTING = {"mhmoe/analysis/parameters.py"}
+COUNTING = {"mhmoe/analysis/parameters.py", "mhmoe/analysis/parity.py"}
 
 
 def sources(folder: Path) -> list[Path]:

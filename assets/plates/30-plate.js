@@ -17,6 +17,9 @@ const signedNumber = (value, digits = 2) => (value > 0 ? "+" : "") + number(valu
 const percent = (value, digits = 1) => `${number(100 * value, digits)} %`;
 const maxOf = (values) => values.reduce((a, b) => Math.max(a, b), -Infinity);
 
+/** Every kind of picture by the name that Python gives it; each file adds its own. */
+const PICTURES = {};
+
 /** A base for one picture. A subclass has controls(), draw(width) and sheet(), and may have sentence() and below(). */
 class Picture {
   constructor(plate, data) {

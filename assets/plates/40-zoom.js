@@ -138,3 +138,5 @@ class Zoom extends Picture {
       [say("zoom_layer"), p.layer], [say("router"), p.router], [say("one_expert"), p.expert]] };
   }
 }
+
+PICTURES.zoom = Zoom;

@@ -95,3 +95,5 @@ class Gates extends Picture {
 function chipOf(e) {
   return el("span", { class: "chip", "data-expert": e }, String(e + 1));
 }
+
+PICTURES.gates = Gates;

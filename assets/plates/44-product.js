@@ -174,3 +174,5 @@ class Product extends Picture {
       rows: range(this.rows).map((r) => [data.names[Math.floor(r / data.heads)], (r % data.heads) + 1, ...range(this.experts).map((e) => number(this.h.at(r, e), 4).replace("−", "-")), data.chosen[r].map((e) => e + 1).join(" ")]) };
   }
 }
+
+PICTURES.product = Product;

@@ -113,3 +113,5 @@ class Softmax extends Picture {
       rows: now.values.map((v, i) => [v, ...now.probs[i], now.entropy[i], now.margin[i], now.lse[i]]) };
   }
 }
+
+PICTURES.softmax = Softmax;

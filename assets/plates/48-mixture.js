@@ -84,3 +84,5 @@ class Mixture extends Picture {
       rows: data.error.map((v, i) => [i + 1, v, data.mean[i], data.macs[i], data.bits[i] ?? ""]) };
   }
 }
+
+PICTURES.mixture = Mixture;

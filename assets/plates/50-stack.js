@@ -136,3 +136,5 @@ class Stack extends Picture {
       rows: data.coordinates.map((c, j) => [c + 1, ...data.parts.map((p) => p[j]), data.out[j]]) };
   }
 }
+
+PICTURES.stack = Stack;

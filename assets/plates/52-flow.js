@@ -140,3 +140,5 @@ class Flow extends Picture {
       rows: data.queues.flatMap((line, e) => line.map(([s, k, gate], i) => [e + 1, i + 1, data.names[Math.floor(s / data.heads)], (s % data.heads) + 1, k + 1, gate])) };
   }
 }
+
+PICTURES.flow = Flow;

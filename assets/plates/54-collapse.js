@@ -168,3 +168,5 @@ class Collapse extends Picture {
     rows: data.step.map((s, i) => [s, ...this.runs.flatMap((run) => [run.loss[i], sum(run.dead[i]), ...range(this.layers).flatMap((l) => range(this.experts).map((e) => run.share.at(i, l, e).toFixed(4)))])]) };
   }
 }
+
+PICTURES.collapse = Collapse;

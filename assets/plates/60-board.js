@@ -493,3 +493,5 @@ class Board extends Picture {
         event.place === null ? "" : event.place + 1, say(event.place === null ? (event.last ? "out_away" : "out_passing") : event.from === null ? "out_seat" : "out_found")]) };
   }
 }
+
+PICTURES.board = Board;

@@ -103,3 +103,5 @@ class Places extends Picture {
     return { head: [say("factor"), "S", "k", "E", "C", say("places_room"), say("places_empty"), say("places_lost")], rows };
   }
 }
+
+PICTURES.places = Places;

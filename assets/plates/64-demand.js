@@ -103,3 +103,5 @@ class Demand extends Picture {
       rows: one.demand.map((counts, i) => [i + 1, one.names[i], ...counts, one.violation[i], one.gini[i], one.chance?.[0][i] ?? ""]) };
   }
 }
+
+PICTURES.demand = Demand;

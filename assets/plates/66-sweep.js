@@ -125,3 +125,5 @@ class Sweep extends Picture {
       rows: data.factors.map((f, i) => [f ?? "∞", data.capacity[i] ?? "∞", ...data.layers.flatMap((l) => [l.dropped[i], l.empty[i] ?? ""]), data.chance[i], data.bits[i] ?? ""]) };
   }
 }
+
+PICTURES.sweep = Sweep;

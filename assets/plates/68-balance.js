@@ -259,3 +259,5 @@ class Balance extends Picture {
       rows: range(now.E).map((e) => [e + 1, now.chips.filter((c) => c === e).length, now.f[e].toFixed(4), now.P[e].toFixed(4), now.product[e].toFixed(4), now.slope[e].toFixed(5)]) };
   }
 }
+
+PICTURES.balance = Balance;

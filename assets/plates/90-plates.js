@@ -1,8 +1,5 @@
 // Plates, last part: the frame around one picture, and the door through which Streamlit calls.
 
-const PICTURES = { zoom: Zoom, gates: Gates, product: Product, softmax: Softmax, mixture: Mixture, stack: Stack, flow: Flow, collapse: Collapse,
-  board: Board, places: Places, demand: Demand, sweep: Sweep, balance: Balance };
-
 class Plate {
   constructor(host) {
     this.host = host;

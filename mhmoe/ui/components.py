@@ -73,24 +73,30 @@ class Dropped:
     content: bytes
 
 
-def dropzone(key: str = "picture") -> Dropped | None:
-    """A place for one picture: drop, click, keyboard or paste. The file, in the one run it came.
+def dropzone(
+    key: str = "picture", *, accept: str = "image/*", limit: float = PICTURE_MB, texts: str = "drop"
+) -> Dropped | None:
+    """A place for one file, usually a picture: drop, click, keyboard or paste. The file, in the one
+    run it came.
+
+    accept  what the browser offers to choose; limit in megabytes; texts: title and hint are
+            ``{texts}.title`` and ``{texts}.hint``
 
     The bytes arrive as a trigger, not as state, so they are not sent again on later runs: keep
     what is made of them. Too large files are refused in the browser, with the numbers.
     """
     words = {
-        word: t(f"drop.{word}", limit=PICTURE_MB)
-        for word in ("title", "hint", "reading", "release", "failed", "several")
+        word: t(f"drop.{word}", limit=limit) for word in ("reading", "release", "failed", "several")
     }
+    words |= {word: t(f"{texts}.{word}", limit=limit) for word in ("title", "hint")}
     # The browser fills in the size of the refused file, so its placeholder must survive.
-    words["too_large"] = t("drop.too_large", limit=PICTURE_MB, size="{size}")
-    data = {"words": words, "limit": PICTURE_MB * 1_000_000}
+    words["too_large"] = t("drop.too_large", limit=limit, size="{size}")
+    data = {"words": words, "limit": limit * 1_000_000, "accept": accept}
     result = _dropzone(key=key, data=data, on_file_change=lambda: None)
-    return _dropped(result.file)
+    return _dropped(result.file, limit)
 
 
-def _dropped(sent: object) -> Dropped | None:
+def _dropped(sent: object, limit: float = PICTURE_MB) -> Dropped | None:
     """What the browser sent, checked: anything but a named base64 file within the limit is None."""
     if not isinstance(sent, dict) or not isinstance(sent.get("content"), str):
         return None
@@ -98,6 +104,6 @@ def _dropped(sent: object) -> Dropped | None:
         content = base64.b64decode(sent["content"], validate=True)
     except (ValueError, binascii.Error):
         return None
-    if len(content) > PICTURE_MB * 1_000_000:
+    if len(content) > limit * 1_000_000:
         return None
     return Dropped(str(sent.get("name", ""))[:120], content)

@@ -93,8 +93,8 @@ class Scene:
 # ------------------------------------------------------------------------------- choosing
 
 
-def choose(text: str) -> Scene:
-    """Strips of both models: a click chooses model and token; layer and sub-token beside it."""
+def follow(text: str) -> Scene:
+    """Strips of both models: a click chooses model, layer and token."""
     rows = tuple(
         Row(name, (runs.text_traces(key, text, None)[None],))
         for name, key in zip(NAMES, KEYS, strict=True)
@@ -102,7 +102,13 @@ def choose(text: str) -> Scene:
     panels.say_what_was_cut(text, rows[0].any)
     pick = _latest_pick(rows)
     explorer(STRIP, rows, ("",), pick, stage=False)
-    scene = Scene(text, rows, pick)
+    return Scene(text, rows, pick)
+
+
+def choose(text: str) -> Scene:
+    """As :func:`follow`, with the sub-token beside it, and a sentence that says all."""
+    scene = follow(text)
+    pick = scene.pick
     if scene.layer.heads > 1:
         scene = replace(scene, head=_subtoken(scene.layer.heads))
     said = "router.following_head" if scene.layer.heads > 1 else "router.following"

@@ -33,6 +33,7 @@ _NAMES = {
     "model": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}"),
     "hash": re.compile(r"[0-9a-f]{4,64}"),
     "sample": re.compile(r"[a-z0-9][a-z0-9-]{0,39}"),
+    "preset": re.compile(r"[a-z0-9][a-z0-9-]{0,39}"),
     "lang": re.compile(r"en|zh"),
 }
 #: Parameters that belong to Streamlit itself.
@@ -51,6 +52,7 @@ class ViewState:
     token: int | None = None
     expert: int | None = None
     sample: str | None = None
+    preset: str | None = None
     seed: int | None = None
     capacity: float | None = None
     heads: int | None = None
