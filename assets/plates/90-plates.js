@@ -1,6 +1,7 @@
 // Plates, last part: the frame around one picture, and the door through which Streamlit calls.
 
-const PICTURES = { zoom: Zoom, gates: Gates, product: Product, softmax: Softmax, mixture: Mixture, stack: Stack, flow: Flow, collapse: Collapse };
+const PICTURES = { zoom: Zoom, gates: Gates, product: Product, softmax: Softmax, mixture: Mixture, stack: Stack, flow: Flow, collapse: Collapse,
+  importance: Importance, bars: UnevenBars, descent: Descent, equal: EqualUnequal, noise: NoisyScores, mask: KeepMask, choice: WhoChooses, kept: KeptRuns };
 
 class Plate {
   constructor(host) {
