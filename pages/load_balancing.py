@@ -20,11 +20,12 @@ FORMULAS = {
     r"\qquad b_e \leftarrow b_e + u\,\operatorname{sign}(\bar n - n_e)",
     "equal": r"\mathrm{Load}(X)_e = \sum_{x \in X} P(x, e),\qquad "
     r"L_{\text{load}} = w\,\mathrm{CV}(\mathrm{Load})^2",
-    "noise": r"H_e = (x W_r)_e + \varepsilon_e\,\mathrm{Softplus}\bigl((x W_{\text{noise}})_e\bigr),"
-    r"\qquad P(x,e) = \Phi\!\left(\frac{(x W_r)_e - \mathrm{kth\_excluding}(H,k,e)}"
-    r"{\mathrm{Softplus}((x W_{\text{noise}})_e)}\right)",
-    "mask": r"\mathrm{KeepTopK}(v,k)_e = \begin{cases} v_e & v_e \text{ among the } k \text{ largest}"
-    r" \\ -\infty & \text{else} \end{cases},\qquad G = \operatorname{softmax}(\mathrm{KeepTopK}(H,k))",
+    "noise": r"H_e = (x W_r)_e + \varepsilon_e\,\sigma_e,\quad "
+    r"\sigma_e = \mathrm{Softplus}\bigl((x W_{\text{noise}})_e\bigr),\qquad "
+    r"P(x,e) = \Phi\!\left(\frac{(x W_r)_e - \mathrm{kth\_excluding}(H,k,e)}{\sigma_e}\right)",
+    "mask": r"\mathrm{KeepTopK}(v,k)_e = \begin{cases} v_e & v_e \text{ among the top } k \\ "
+    r"-\infty & \text{else} \end{cases},\qquad "
+    r"G = \operatorname{softmax}(\mathrm{KeepTopK}(H,k))",
     "choice": r"\text{tokens: } \operatorname{TopK}(p_s, k),\qquad \text{experts: } "
     r"\operatorname{TopK}(p_{\cdot e},\, \tfrac{kS}{E}),\qquad \text{Soft: } "
     r"C_{se} = \frac{e^{h_{se}}}{\sum_j e^{h_{sj}}}",

@@ -20,7 +20,7 @@ from mhmoe.layers.routers import noise_std, noisy
 from mhmoe.layers.soft import soft
 from mhmoe.models import checkpoint, engine, forces
 from mhmoe.trace import LayerTrace
-from mhmoe.ui import kit, runs
+from mhmoe.ui import runs
 from mhmoe.ui.kit import t
 from mhmoe.ui.plates import plate
 from mhmoe.ui.router_panels import Scene, choose, lines
