@@ -71,3 +71,66 @@ def test_other_scenes_are_not_compared():
     models["ffn"]["facts"] |= dict(experts=0, params_total=50)
     models["ffn"]["pictures"] = {"tokens": 9}
     assert derived(models) == {}
+
+
+# ---------------------------------------------------------------------------- probes
+
+
+def probed(recipe: str, right: dict[str, list[int]], seed: int = 1, **facts) -> dict:
+    """Asked about ten objects in each of four pictures."""
+    rows = {
+        name: {
+            "accuracy": {"value": sum(each) / 40},
+            "picture_correct": each,
+            "picture_objects": [10] * 4,
+        }
+        for name, each in right.items()
+    }
+    return entry(recipe, [5.0] * 4, [1] * 4, seed, **facts) | {"probes": rows}
+
+
+def test_probes_are_compared_picture_by_picture_at_both_sizings():
+    sparse = {"shape": [2, 8, 2, 8], "texture": [5] * 4, "colour": [5] * 4, "position": [9] * 4}
+    headed = {"shape": [3, 9, 3, 9], "texture": [9, 2, 9, 2], "colour": [5] * 4}
+    models = {
+        "d": probed("ffn", sparse, experts=0, params_total=50),
+        "s": probed("smoe", sparse),
+        "m": probed("heads", headed | {"position": [10] * 4}, heads=4, macs_per_token=90),
+        "f": probed("flops", headed, heads=4, experts=9),
+    }
+    rows = derived(models)
+    for key in ("mhmoe-smoe-parameters", "mhmoe-smoe-flops"):
+        row = rows[f"{key}-probe-shape"]
+        # the pictures differ much, but each has one right answer more
+        assert (row["ours"], row["interval"]) == (pytest.approx(0.1), pytest.approx((0.1, 0.1)))
+        assert row["verdict"] == "reproduced"
+        assert row["unit"].endswith("interval over pictures of one seed")
+        assert rows[f"{key}-probe-texture"]["ours"] == pytest.approx(0.05)
+        assert rows[f"{key}-probe-texture"]["verdict"] == "not reproduced"
+        assert rows[f"{key}-probe-colour"]["interval"] == (0, 0)
+        assert rows[f"{key}-probe-colour"]["verdict"] == "not reproduced"  # equal is not better
+    # where an object lies is given to all, and no claim is made of dense models
+    assert len([key for key in rows if "-probe-" in key]) == 6
+
+
+def test_probes_of_several_seeds_have_students_interval():
+    models = {}
+    for seed in (1, 2, 3):
+        models[f"s-{seed}"] = probed("smoe", {"shape": [2, 4, 2, 4]}, seed)
+        more = [2 + seed, 4 + seed, 2 + seed, 4 + seed]
+        models[f"m-{seed}"] = probed("heads", {"shape": more}, seed, heads=4, macs_per_token=90)
+    row = derived(models)["mhmoe-smoe-parameters-probe-shape"]
+    # 0.1, 0.2, 0.3: mean 0.2, deviation 0.1, t of two degrees 4.303
+    assert row["ours"] == pytest.approx(0.2)
+    assert row["interval"][0] == pytest.approx(0.2 - 4.303 * 0.1 / 3**0.5)
+    assert row["verdict"] == "not reproduced"
+    assert row["unit"].endswith("interval over 3 seeds")
+    assert row["models"] == ["m-1", "m-2", "m-3", "s-1", "s-2", "s-3"]
+
+
+def test_a_probe_that_one_model_lacks_is_not_compared():
+    with_probes = probed("heads", {"shape": [9] * 4}, heads=4, macs_per_token=90)
+    rows = derived({"s": entry("smoe", [5.0] * 4, [1] * 4), "m": with_probes})
+    assert set(rows) == {"mhmoe-smoe-parameters-error", "mhmoe-smoe-parameters-accuracy"}
+    rows = derived({"s": probed("smoe", {"colour": [9] * 4}), "m": with_probes})
+    assert not [key for key in rows if "-probe-" in key]

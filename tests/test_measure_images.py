@@ -28,7 +28,7 @@ HEADS = replace(TINY["image-e8-h4"], classes=12)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, models):
     monkeypatch.setenv("MHMOE_DEVICE", "cpu")
-    sizes = dict(SCENES=24, ROUTED=18, LIMITED=12, FEW=12, UNTRAINED=(0, 1))
+    sizes = dict(SCENES=24, PROBED=24, ROUTED=18, LIMITED=12, FEW=12, UNTRAINED=(0, 1))
     for name, value in sizes.items():
         monkeypatch.setattr(measure_images, name, value)
     monkeypatch.setattr(measure, "REMOVALS", 8)
@@ -55,6 +55,7 @@ def test_the_scenes_are_those_of_the_card_and_their_objects_have_attributes(pict
     np.testing.assert_array_equal(pictures.classes, classes)
     facts = pictures.facts(TINY["image-e8"])
     assert (facts["scenes"], facts["routed"], facts["tokens"]) == (24, 18, 18 * 16)
+    assert facts["probed"] == 24
     assert pictures.part(3).facts(TINY["image-e8"])["sha256"] != facts["sha256"]
     objects = pictures.objects(32)
     items = [item for scene in pictures.scenes for item in scene.items]
@@ -180,6 +181,10 @@ def test_what_a_model_does_not_have_is_not_in_its_entry(subject, pictures):
     assert "balance" not in soft
     assert len(soft["slots"]) == len(soft["removal"]["layers"]) == 2
     json.dumps(results.rounded(soft), allow_nan=False)
+    for every in (plain, sparse, soft):
+        assert list(every["probes"]) == ["shape", "texture", "colour", "position"]
+        for row in every["probes"].values():
+            assert len(row["picture_correct"]) == 12
 
 
 def test_a_run_is_measured_with_its_snapshots_seeds_and_findings(tmp_path, pictures):
@@ -250,7 +255,9 @@ def test_photographs_add_boundaries_and_findings(photos, tmp_path, capsys):
     assert entry["command"].endswith("measure image-e8-h4 --boundaries PHOTOS")
     assert entry["photographs"]["photographs"] == 2
     assert "photographs" not in content["models"]["image-e8"]
-    assert "diversity-boundaries-picture" in {row["key"] for row in content["findings"]}
+    keys = {row["key"] for row in content["findings"]}
+    assert "diversity-boundaries-picture" in keys
+    assert "mhmoe-smoe-parameters-probe-texture" in keys  # both were asked about the same objects
     (photos / "val" / "a.jpg").unlink()
     assert cli.main([str(part) for part in asked]) == 1
     assert "a.png and its photograph cannot be read" in capsys.readouterr().err

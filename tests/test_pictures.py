@@ -38,6 +38,21 @@ def test_choices_are_counted_by_object_picture_and_class(two):
     assert two.tables(count, "shape").tolist() == [[[1, 1], [2, 0]], [[0, 0], [1, 2]]]
 
 
+def test_objects_by_picture_and_their_patches_shares():
+    """The second picture has three objects, the last of which is hidden."""
+    found = Objects(
+        owner=np.array([[0, 0, -1, 1], [2, 3, 2, 2]]),
+        picture=np.array([0, 0, 1, 1, 1]),
+        label={"shape": np.zeros(5, int)},
+        names={"shape": ("disc", "bar")},
+    )
+    index, share = found.in_pictures()
+    assert index.tolist() == [[0, 1, -1], [2, 3, -1]]
+    half, third = 1 / 2, 1 / 3
+    assert share[0].tolist() == [[half, half, 0, 0], [0, 0, 0, 1], [0] * 4]
+    assert share[1].tolist() == [[third, 0, third, third], [0, 1, 0, 0], [0] * 4]
+
+
 def test_information_is_shared_out_to_the_objects():
     # p(c, e) = 1/2 on the diagonal, p(c) p(e) = 1/4: one bit for each of four choices
     assert attributes.pointwise(np.diag([2, 2]), np.array([0, 1]), 2).tolist() == [2, 2]

@@ -40,6 +40,16 @@ class Objects:
         np.add.at(counts, owner[owner >= 0], choices_RE[owner >= 0])
         return counts
 
+    def in_pictures(self) -> tuple[np.ndarray, np.ndarray]:
+        """index [N, M] of the objects of each picture, -1 for one that owns no patch and where
+        there are fewer than M; share [N, M, T] of each patch in the mean over their patches."""
+        first = np.searchsorted(self.picture, np.arange(len(self.owner)))
+        index = first[:, None] + np.arange(np.bincount(self.picture).max())
+        # beyond a picture's own objects come the next one's, which own nothing here
+        owned = self.owner[:, None] == index[..., None]
+        count = owned.sum(-1, keepdims=True)
+        return np.where(count[..., 0] > 0, index, -1), owned / np.maximum(count, 1)
+
     def per_picture(self, value_O: np.ndarray) -> np.ndarray:
         """[N, ...] sums over the objects of each picture."""
         sums = np.zeros((len(self.owner), *value_O.shape[1:]))

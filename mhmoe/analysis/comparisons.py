@@ -7,7 +7,7 @@ of the differences; of one seed it is that of its windows, which says nothing ab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -118,6 +118,10 @@ class Better:
             theirs=self.english or self.theirs,
         )
 
+
+#: What probes are asked of text, and what papers have in their place.
+TASKS = {"language": "languages", "word_class": "word classes"}
+AVERAGES = "averages of tasks, some points higher; none of them can be run here"
 
 BETTER = (
     Better(
@@ -293,9 +297,11 @@ def of_kinds(pair: Pair) -> Iterator[dict]:
         if claim.key == "mhmoe-smoe-parameters" and _have("activation", pair):
             yield from _more_active(pair)
         if claim.second == HEADED and claim.first in (SMOE, XMOE):
-            yield from _probed(pair, f"{claim.key}-probe", "MH-MoE", f"{MHMOE}, tables 2 and 3")
+            paper = f"{MHMOE}, tables 2 and 3"
+            yield from probed(pair, f"{claim.key}-probe", "MH-MoE", paper, AVERAGES, TASKS)
         if claim.key == "xmoe-smoe":
-            yield from _probed(pair, "xmoe-smoe-probe", "X-MoE", f"{X_MOE}, XTREME")
+            paper = f"{X_MOE}, XTREME"
+            yield from probed(pair, "xmoe-smoe-probe", "X-MoE", paper, AVERAGES, TASKS)
             yield from _of_x_moe(pair)
 
 
@@ -392,19 +398,23 @@ def _more_active(pair: Pair) -> Iterator[dict]:
         )
 
 
-def _probed(pair: Pair, key: str, name: str, paper: str) -> Iterator[dict]:
-    """A linear probe in place of the tasks on which papers fine-tune or prompt."""
+def probed(
+    pair: Pair, key: str, name: str, paper: str, theirs: str, tasks: Mapping[str, str]
+) -> Iterator[dict]:
+    """A linear probe in place of the tasks on which papers fine-tune or prompt; ``tasks``: their
+    names in the entries, and in words."""
     if not _have("probes", pair):
         return
-    for task, what in (("language", "languages"), ("word_class", "word classes")):
+    for task, what in tasks.items():
         if not all(task in entry["probes"] for two in pair.entries for entry in two):
             continue
-        value, interval, of = over_seeds([_more_right(task, *two) for two in pair.entries])
+        each = [_more_right(task, *two) for two in pair.entries]
+        value, interval, of = over_seeds(each, f"{_units(pair.entries[0][0])[0]}s")
         yield finding(
             f"{key}-{task.replace('_', '-')}",
             f"What {name} learns serves other tasks better ({what}, linear probe)",
             paper,
-            "averages of tasks, some points higher; none of them can be run here",
+            theirs,
             "above",
             f"difference in the probe's accuracy, second less first; interval over {of}",
             value,
@@ -414,13 +424,20 @@ def _probed(pair: Pair, key: str, name: str, paper: str) -> Iterator[dict]:
         )
 
 
+def _units(entry: dict) -> tuple[str, str]:
+    """What is drawn again, and what is right or wrong in it, as ``mhmoe.training.probes`` calls
+    them."""
+    return ("window", "tokens") if "text" in entry else ("picture", "objects")
+
+
 def _more_right(task: str, first: dict, second: dict) -> tuple[float, Span]:
-    """Of one seed: the probes were asked about the same tokens."""
+    """Of one seed: the probes were asked about the same tokens, or objects."""
     a, b = (entry["probes"][task] for entry in (first, second))
-    more = np.subtract(b["window_correct"], a["window_correct"])
-    languages = len(first["quality"]["languages"])
+    whole, parts = _units(first)
+    more = np.subtract(b[f"{whole}_correct"], a[f"{whole}_correct"])
+    groups = len(first["quality"]["languages"]) if "text" in first else 1
     value = b["accuracy"]["value"] - a["accuracy"]["value"]
-    return value, _over_windows(more, a["window_tokens"], languages)
+    return value, _over_windows(more, a[f"{whole}_{parts}"], groups)
 
 
 # ------------------------------------------------------------------------ X-MoE's own claims
@@ -557,13 +574,16 @@ def apart(first: tuple[float, Span], second: tuple[float, Span]) -> tuple[float,
     return b - a, (low_b - high_a, high_b - low_a)
 
 
-def over_seeds(each: Sequence[tuple[float, Span]]) -> tuple[float, Span, str]:
+def over_seeds(
+    each: Sequence[tuple[float, Span]], unit: str = "windows"
+) -> tuple[float, Span, str]:
     """The mean of one number and interval per seed: over seeds (Student's t) where there are two
-    and more; of one seed its own interval over windows, which says nothing about other seeds."""
+    and more; of one seed its own interval over windows, or other units, which says nothing about
+    other seeds."""
     values = [value for value, _ in each]
     value, n = float(np.mean(values)), len(values)
     if n == 1:
-        return value, each[0][1], "windows of one seed"
+        return value, each[0][1], f"{unit} of one seed"
     wide = STUDENT.get(n - 1, STUDENT[8]) * float(np.std(values, ddof=1)) / n**0.5
     return value, (value - wide, value + wide), f"{n} seeds"
 

@@ -286,6 +286,7 @@ def whole_pictures(
     what_if: WhatIf = TRAINED,
     only_block: int | None = None,
     captions: np.ndarray | None = None,
+    with_vectors: bool = False,
 ) -> None:
     """Run the model on pictures, or pictures and ``captions`` [N, L], of which nothing is hidden,
     for what ``watch`` makes of it."""
@@ -293,7 +294,8 @@ def whole_pictures(
         patches, caption = _patches(model, pictures[at : at + BATCH]), None
         if captions is not None:
             caption = torch.from_numpy(captions[at : at + BATCH]).to(patches.device).long()
-        watch(model(patches, caption, what_if=what_if, only_block=only_block))
+        asked = {"what_if": what_if, "only_block": only_block, "with_vectors": with_vectors}
+        watch(model(patches, caption, **asked))
 
 
 def _patches(model: Transformer, pictures: np.ndarray) -> Tensor:

@@ -2,8 +2,9 @@
 what ``python -m mhmoe measure`` does with them.
 
 The scenes are always the same (``scenes.classified_scenes``). Quality is asked of ``SCENES`` of
-them, routing of the first ``ROUTED``. This module runs the models; what their routing amounts to is
-computed in ``mhmoe.analysis``.
+them, probes learn and are asked on the first ``PROBED``, routing is measured on the first
+``ROUTED``. This module runs the models; what their routing amounts to is computed in
+``mhmoe.analysis``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from mhmoe.models import images, metrics
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.transformer import Run, Transformer
 from mhmoe.trace import SOFT, TOKEN_CHOICE, LayerTrace
-from mhmoe.training import scenes
+from mhmoe.training import probes, scenes
 from mhmoe.training.capacity import capacity_curve, limited, priority_gain
 from mhmoe.training.measure import (
     MeasureError,
@@ -43,6 +44,7 @@ from mhmoe.training.measure import (
 # Multiples of the number of classes, so that every class is there as often.
 SCENES = 900  #: for quality, as many as on a model's card
 ROUTED = 120  #: of these, for routing
+PROBED = 480  #: for probes, which learn from the objects of one half
 LIMITED = 240  #: for capacity, which is 25 runs
 FEW = 48  #: where a model runs many times
 UNTRAINED = range(1000, 1005)  #: seeds, which no recipe has, of models that learned nothing
@@ -102,10 +104,11 @@ class Pictures:
 
     def facts(self, config: ModelConfig) -> dict:
         """``scenes`` for quality; ``tokens`` are the patches of those that are ``routed``, on
-        which findings rest."""
+        which findings about routing rest."""
         routed = len(self.part(ROUTED).scenes)
         return {
             "scenes": len(self.scenes),
+            "probed": len(self.part(PROBED).scenes),
             "routed": routed,
             "tokens": routed * config.context,
             "sha256": hashlib.sha256(self.pixels.tobytes()).hexdigest(),
@@ -192,6 +195,9 @@ def measure(
         "pictures": pictures.facts(model.config),
         "quality": quality(model, pictures),
     }
+    probed = pictures.part(PROBED)
+    say(f"{subject.name}: what a linear probe finds in {len(probed.scenes)} scenes")
+    entry["probes"] = probes.of_pictures(model, subject.facts["seed"] or 0, probed)
     moe = model.config.moe
     if moe is None:
         return entry

@@ -1,21 +1,26 @@
 """What a model's vectors tell, without training it further: linear probes, and RC of its experts.
 
 A linear probe (Alain and Bengio 2016, arXiv 1610.01644) stands in for the tasks on which papers
-fine-tune: multinomial logistic regression on the frozen residual stream of one token. Its accuracy
-is given beside
+fine-tune: multinomial logistic regression on the frozen residual stream, of one token of text, or
+of one object of a picture. An object is the mean over the patches that it owns: they are one
+witness, not many, and one by one a large object would count as often as it has patches. The
+accuracy is given beside
 
     majority   always the most frequent class of the training part
-    control    the same probe for labels that each token id draws once by chance: what it can learn
-               by heart (Hewitt and Liang 2019, arXiv 1909.03368); accuracy less control is their
-               selectivity
     untrained  the same probe on the same model before its first step
+    control    of tokens: the same probe for labels that each token id draws once by chance: what it
+               can learn by heart (Hewitt and Liang 2019, arXiv 1909.03368); accuracy less control
+               is their selectivity. Objects have none: what is learned of one by heart is of no
+               use, as none is met again
+    pixels     of objects: the same probe on the mean of the patches' own pixels, without a model
 
-Training and test windows are the first and second half of each language, so no sentence is in both.
+Training and test windows are the first and second half of each language, so no sentence is in both;
+pictures are halved in the same way, all at once, and classes, which go round, are in both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,9 +30,11 @@ from torch.nn import functional as F
 
 from mhmoe.analysis import nulls, report
 from mhmoe.models import metrics
+from mhmoe.models.patches import to_patches
 from mhmoe.models.transformer import Transformer
 
 if TYPE_CHECKING:
+    from mhmoe.training.measure_images import Pictures
     from mhmoe.training.questions import HeldOut
 
 DECAY = 1e-3  #: of the squared weights, half of it beside the mean cross-entropy
@@ -36,29 +43,35 @@ STEPS = 60  #: of L-BFGS at most
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """windows [N, T] token ids and what is asked of each, label [N, T], -1 for nothing; language
-    [N] of the windows."""
+    """label [N, T] what is asked of each token of N windows, or of each of up to T objects of N
+    pictures, -1 for nothing; group [N] of the windows: their language, or one for all pictures;
+    ``whole``, ``parts``: what these are called in the results."""
 
-    windows: np.ndarray
     label: np.ndarray
-    language: np.ndarray
+    group: np.ndarray
+    whole: str = "window"
+    parts: str = "tokens"
 
     @property
     def taught(self) -> np.ndarray:
-        """[N] True for the first half of each language's windows."""
-        found = np.zeros(len(self.language), bool)
-        for language in np.unique(self.language):
-            rows = np.flatnonzero(self.language == language)
+        """[N] True for the first half of each group's windows."""
+        found = np.zeros(len(self.group), bool)
+        for group in np.unique(self.group):
+            rows = np.flatnonzero(self.group == group)
             found[rows[: len(rows) // 2]] = True
         return found
 
-    def control(self) -> np.ndarray:
-        """[N, T] labels that every token id draws once, as often as the taught labels occur."""
+    def control(self, windows: np.ndarray) -> Task:
+        """Labels that every token id of ``windows`` [N, T] draws once, as often as the taught
+        labels occur."""
         known = self.label[self.taught]
         share = np.bincount(known[known >= 0]) / (known >= 0).sum()
         rng = np.random.default_rng(report.SEED)
-        drawn = rng.choice(len(share), self.windows.max() + 1, p=share)
-        return np.where(self.label >= 0, drawn[self.windows], -1)
+        drawn = rng.choice(len(share), windows.max() + 1, p=share)
+        return replace(self, label=np.where(self.label >= 0, drawn[windows], -1))
+
+
+# ------------------------------------------------------------------------ text
 
 
 def of(model: Transformer, seed: int, text: HeldOut, words: HeldOut | None = None) -> dict:
@@ -68,34 +81,22 @@ def of(model: Transformer, seed: int, text: HeldOut, words: HeldOut | None = Non
     tasks = {}
     if len(text.languages) > 1:
         language = np.repeat(text.language[:, None], text.windows.shape[1], 1)
-        tasks["language"] = Task(text.windows, language, text.language)
+        tasks["language"] = (Task(language, text.language), text.windows)
     if words:
-        tasks["word_class"] = Task(words.windows, words.kind, words.language)
-    asked = {name: task for name, task in tasks.items() if task.taught.any()}
-    return {name: probed(model, untrained(model, seed), task) for name, task in asked.items()}
+        tasks["word_class"] = (Task(words.kind, words.language), words.windows)
+    asked = {name: both for name, both in tasks.items() if both[0].taught.any()}
+    start = untrained(model, seed)
+    return {name: of_tokens(model, start, *both) for name, both in asked.items()}
 
 
-def probed(model: Transformer, start: Transformer, task: Task) -> dict:
-    """One task on what the last block of a model leaves, and of the same model untrained. The
-    numbers of every window are kept, so that models can be compared window by window."""
-    trained, plain = (features(one, task.windows) for one in (model, start))
-    known = task.label[task.taught]
-    most = np.bincount(known[known >= 0]).argmax()
-    asked = task.label[~task.taught]
-    correct, count = right(trained, task.label, task)
-    control = _accuracy(*right(trained, task.control(), task), task)
-    accuracy = _accuracy(correct, count, task)
-    return {
-        "accuracy": accuracy,
-        "window_correct": correct.tolist(),
-        "window_tokens": count.tolist(),
-        "control": control,
-        "selectivity": accuracy["value"] - control["value"],
-        "untrained": _accuracy(*right(plain, task.label, task), task),
-        "majority": float((asked[asked >= 0] == most).mean()),
-        "taught": int((known >= 0).sum()),
-        "tokens": int((asked >= 0).sum()),
-    }
+def of_tokens(model: Transformer, start: Transformer, task: Task, windows: np.ndarray) -> dict:
+    """One task on what the last block of a model leaves of windows [N, T], and of the same model
+    untrained."""
+    x = features(model, windows)
+    found = probed(task, x, untrained=features(start, windows))
+    control = accuracy(*right(x, task.control(windows)), task)
+    selectivity = found["accuracy"]["value"] - control["value"]
+    return found | {"control": control, "selectivity": selectivity}
 
 
 @torch.no_grad()
@@ -105,21 +106,75 @@ def features(model: Transformer, windows: np.ndarray) -> Tensor:
     return torch.cat([model(ids, with_vectors=True).stream[-1] for ids in chunks])
 
 
-def right(x_NTD: Tensor, label_NT: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
+# ------------------------------------------------------------------------ pictures
+
+
+def of_pictures(model: Transformer, seed: int, pictures: Pictures) -> dict:
+    """The shape, texture, colour and position of each object in view; ``seed`` is that from which
+    the model was trained. Empty for a single picture, which can teach nothing."""
+    if len(pictures.scenes) < 2:
+        return {}
+    pixels, patch = pictures.pixels, model.config.patch
+    objects = pictures.objects(patch)
+    index, mean = objects.in_pictures()
+    share = torch.from_numpy(mean).to(next(model.parameters()).device).float()
+    tasks = {
+        name: Task(np.where(index < 0, -1, label[index]), pictures.group, "picture", "objects")
+        for name, label in objects.label.items()
+    }
+    x = object_features(model, pixels, share)
+    floors = {
+        "untrained": object_features(untrained(model, seed), pixels, share),
+        "pixels": share @ to_patches(pixels, patch).to(share.device),
+    }
+    return {name: probed(task, x, **floors) for name, task in tasks.items()}
+
+
+def object_features(model: Transformer, pixels: np.ndarray, share_NOT: Tensor) -> Tensor:
+    """[N, O, D] the residual stream after the last block, of whole pictures uint8
+    [N, side, side, 3], in the sums over patches that ``share`` [N, O, T] says."""
+    shares, found = iter(share_NOT.split(metrics.BATCH)), []
+    metrics.whole_pictures(
+        model, pixels, lambda run: found.append(next(shares) @ run.stream[-1]), with_vectors=True
+    )
+    return torch.cat(found)
+
+
+# ------------------------------------------------------------------------ the probe
+
+
+def probed(task: Task, x_NTD: Tensor, **floors: Tensor) -> dict:
+    """One task on the vectors of a model, and on those of each floor. The numbers of every window
+    are kept, so that models can be compared window by window."""
+    known, asked = task.label[task.taught], task.label[~task.taught]
+    most = np.bincount(known[known >= 0]).argmax()
+    correct, count = right(x_NTD, task)
+    return {
+        "accuracy": accuracy(correct, count, task),
+        f"{task.whole}_correct": correct.tolist(),
+        f"{task.whole}_{task.parts}": count.tolist(),
+        **{name: accuracy(*right(floor, task), task) for name, floor in floors.items()},
+        "majority": float((asked[asked >= 0] == most).mean()),
+        "taught": int((known >= 0).sum()),
+        task.parts: int((asked >= 0).sum()),
+    }
+
+
+def right(x_NTD: Tensor, task: Task) -> tuple[np.ndarray, np.ndarray]:
     """What a probe that learns from the taught windows gets right in each of the others, and of
     how many tokens."""
     taught = task.taught
-    label = torch.from_numpy(label_NT).to(x_NTD.device).long()
+    label = torch.from_numpy(task.label).to(x_NTD.device).long()
     learn = torch.from_numpy(taught).to(x_NTD.device)[:, None] & (label >= 0)
     weight = fitted(x_NTD[learn], label[learn])
     guess = (_with_one(x_NTD) @ weight).argmax(-1).cpu().numpy()[~taught]
-    asked = label_NT[~taught]
+    asked = task.label[~taught]
     return ((guess == asked) & (asked >= 0)).sum(1), (asked >= 0).sum(1)
 
 
-def _accuracy(correct_N: np.ndarray, count_N: np.ndarray, task: Task) -> dict:
+def accuracy(correct_N: np.ndarray, count_N: np.ndarray, task: Task) -> dict:
     """With its interval over windows."""
-    draws = nulls.resampled(task.language[~task.taught], report.BOOTSTRAP, report.SEED)
+    draws = nulls.resampled(task.group[~task.taught], report.BOOTSTRAP, report.SEED)
     return {
         "value": float(correct_N.sum() / count_N.sum()),
         "interval": nulls.interval(draws @ correct_N / (draws @ count_N)),
