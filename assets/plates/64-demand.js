@@ -56,7 +56,7 @@ class Demand extends Picture {
     const h = 132;
     const n = one.names.length;
     const title = this.lines(g, x, y + 16, say("violation"), w * 0.88, { class: "strong", "data-size": 13 });
-    y = title - 16; // a long title takes a second line
+    y = title - 32; // a long title takes a second line
     const top = y + 62;
     const high = maxOf([...one.violation, ...(one.chance?.[2] ?? []).slice(0, 1)]) * 1.04 || 1;
     const sx = (i) => x + 4 + (n > 1 ? i / (n - 1) : 0.5) * (w - 8);
