@@ -331,7 +331,7 @@ class Board extends Picture {
     seated.filter(({ place }) => place < rows).forEach((event) => this.seat(g, event, x, top + event.place * SEAT.pitch, a.seat, false));
     if (crowded) {
       const node = this.text(g, x + a.seat / 2, top + rows * SEAT.pitch + 16, "", { class: "small", "text-anchor": "middle" });
-      this.beyond.push({ node, n: places - rows, arrivals: seated.slice(rows).map(({ i }) => i) });
+      this.beyond.push({ node, room: a.seat + 4, n: places - rows, arrivals: seated.slice(rows).map(({ i }) => i) });
       this.hidden += places - rows;
     }
     this.turned(g, e, mine, x, top + height + 10, a, a.rows + a.spare - rows - (crowded ? 1 : 0));
@@ -428,9 +428,10 @@ class Board extends Picture {
       put(node, "data-new", this.shown !== null && from === this.now - 1);
     }
     this.closeRanks();
-    for (const { node, n, arrivals } of this.beyond) {
+    for (const { node, n, arrivals, room } of this.beyond) {
       const taken = arrivals.filter((i) => i < this.now).length;
-      write(node, this.places === null ? this.say("more_seats", { n: taken }) : this.say("more_places", { n, taken }));
+      const label = this.places === null ? this.say("more_seats", { n: taken }) : this.say("more_places", { n, taken });
+      write(node, textWidth(label, 12, 400, this.plate.family) > room ? `+${this.places === null ? taken : n}` : label);
     }
     this.lightToken(null);
   }

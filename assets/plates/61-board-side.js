@@ -21,7 +21,7 @@ class BoardSide {
 
   draw(g, x, y, w) {
     const { board, say } = this;
-    let at = board.lines(g, x, y + 15, say("side_title"), w, { class: "strong", "data-size": 13 });
+    let at = board.lines(g, x, y + 15, say("side_title"), w * 0.88, { class: "strong", "data-size": 13 });
     at = this.readings(g, x, at + 8, w);
     at = this.trade(g, x, at + 8, w);
     if (this.policy.error[this.stop] !== null) {

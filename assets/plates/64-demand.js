@@ -55,11 +55,12 @@ class Demand extends Picture {
     const { say, one, at } = this;
     const h = 132;
     const n = one.names.length;
+    const title = this.lines(g, x, y + 16, say("violation"), w * 0.88, { class: "strong", "data-size": 13 });
+    y = title - 32; // a long title takes a second line
     const top = y + 62;
     const high = maxOf([...one.violation, ...(one.chance?.[2] ?? []).slice(0, 1)]) * 1.04 || 1;
     const sx = (i) => x + 4 + (n > 1 ? i / (n - 1) : 0.5) * (w - 8);
     const sy = (v) => top + (1 - Math.min(v, high) / high) * h;
-    this.text(g, x, y + 16, say("violation"), { class: "strong" });
     this.text(g, x, y + 42, number(one.violation[at]), { class: "big" });
     if (one.chance) this.text(g, x + w, y + 42, say("violation_chance", { mean: number(one.chance[0][at]), low: number(one.chance[1][at]), high: number(one.chance[2][at]) }), { class: "small", "text-anchor": "end" });
     if (one.chance) {

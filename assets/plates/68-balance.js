@@ -113,10 +113,10 @@ class Balance extends Picture {
     g.append(group);
     const mine = now.chips.map((c, s) => [c, s]).filter(([c]) => c === e);
     const pitch = Math.min(CHIP.pitch, ((a.rows - 1) * CHIP.pitch) / Math.max(1, mine.length - 1));
-    mine.forEach(([, s], i) => this.chip(g, s, e, x, a.top + i * pitch, a));
+    mine.forEach(([, s], i) => this.chip(g, s, e, x, a.top + i * pitch, a, pitch > 18 || i === mine.length - 1));
   }
 
-  chip(g, s, e, x, y, a) {
+  chip(g, s, e, x, y, a, named) {
     const { one, say } = this;
     const name = one.names[Math.floor(s / one.heads)];
     const tail = one.heads > 1 && a.seat > 56 ? `·${(s % one.heads) + 1}` : "";
@@ -125,7 +125,7 @@ class Balance extends Picture {
     const label = svg("text", { x: px(x + a.seat / 2), y: px(y + 16.5), "text-anchor": "middle", class: "name on" });
     label.append(svg("tspan", {}, clip(name, a.seat - (tail ? 24 : 4), this.plate.family, 12.5, 650)));
     if (tail) label.append(svg("tspan", { class: "sub", dx: 2 }, tail));
-    node.append(label);
+    if (named) node.append(label); // what lies half under the next one would not be read
     const who = one.heads > 1 ? say("tip_sub", { name, head: (s % one.heads) + 1 }) : say("who", { name });
     this.mark(node, () => [who, this.mode === "move" ? say("chip_tip", { expert: e + 1 }) : say("chip_at", { expert: e + 1 })]);
     if (this.mode === "move") {
