@@ -153,8 +153,8 @@ def test_vg34_x05_the_way_starts_at_the_layer_and_keeps_every_choice(layer, loss
 
 
 def test_vg34_descent_evens_out_scores_with_a_favourite():
-    favourites = np.array([1, 0, 0, -1])
-    scores = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32) + favourites
+    favour = np.array([1, 0, 0, -1], np.float32)
+    scores = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32) + favour
     for loss, strengths in STRENGTHS.items():
         found = forces.descend(scores, 2, "softmax-topk", loss, strengths, steps=60)
         uneven = balance.variation(found.load if loss == "bias" else found.importance)

@@ -57,7 +57,6 @@ class Played extends Picture {
     this.line(g, x, top + height, x + width, top + height, { class: "gridline" });
     this.line(g, x, top, x + width, top, { class: "gridline" });
     this.text(g, x + width, top - 5, number(high), { class: "tick", "text-anchor": "end" });
-    this.text(g, x + width, top + height - 5, "0", { class: "tick", "text-anchor": "end" });
     for (const [kind, values] of lines) {
       g.append(svg("path", { class: kind, d: values.map((v, i) => `${i ? "L" : "M"}${px(sx(i))} ${px(sy(v))}`).join("") }));
     }

@@ -39,6 +39,8 @@ class Importance extends Played {
     const pitch = w / data.experts;
     const thick = Math.min(58, pitch * 0.74);
     this.text(g, 0, 16, say("importance_title"), { class: "strong" });
+    const level = top + h - (fair / high) * h;
+    this.line(g, 0, level, w, level, { class: "threshold" });
     range(data.experts).forEach((e) => {
       const group = svg("g", { "data-expert": e });
       const x = (e + 0.5) * pitch - thick / 2;
@@ -61,8 +63,6 @@ class Importance extends Played {
       this.mark(group, () => [this.expert(e), say("importance_sum", { value: number(totals[e]), fair: number(fair) })]);
       g.append(group);
     });
-    const level = top + h - (fair / high) * h;
-    this.line(g, 0, level, w, level, { class: "threshold" });
     this.line(g, 0, top + h, w, top + h, { class: "zero" });
     const label = say("importance_fair", { value: number(fair, 1) });
     const x = w - textWidth(label, 12, 400, this.plate.family);

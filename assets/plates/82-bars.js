@@ -47,9 +47,9 @@ class UnevenBars extends Picture {
     const thick = Math.min(64, pitch * 0.7);
     const zero = top + h;
     const box = { top, h, thick, pitch, zero };
-    this.values.forEach((value, e) => this.bar(g, e, value, box));
     const level = zero - mean * h;
     this.line(g, 0, level, w, level, { class: "threshold" });
+    this.values.forEach((value, e) => this.bar(g, e, value, box));
     this.line(g, 0, zero, w, zero, { class: "zero" });
     this.text(g, w, 16, this.say("bars_mean", { value: number(mean, 3) }), { class: "small", "text-anchor": "end" });
     return Math.max(zero + 30, this.readings(g, wide ? w + 56 : 0, wide ? 16 : zero + 58, wide ? width - w - 56 : width));

@@ -45,10 +45,10 @@ class Descent extends Played {
     const E = load.length;
     const peak = (array) => maxOf(Array.from(array.values));
     const tip = (e) => [this.expert(e), say("descent_tip", { importance: number(importance[e]), load: load[e], added: signedNumber(this.row(one.added)[e], 3) })];
-    this.text(g, 0, 16, say("descent_importance"), { class: "strong" });
+    this.text(g, 0, 16, say("importance_title"), { class: "strong" });
     const first = this.bars(g, { x: 0, y: 58, width: w, height: 104, values: importance, low: 0, high: peak(one.importance), print: (e) => number(importance[e], 1), tip, even: sum(importance) / E });
     this.pulls(g, 190, w, first.pitch);
-    const y = 250;
+    const y = 266;
     this.text(g, 0, y, say("descent_load"), { class: "strong" });
     this.bars(g, { x: 0, y: y + 34, width: w, height: 84, values: load, low: 0, high: peak(one.load), print: (e) => load[e], tip, even: data.total / E });
     const bottom = y + 34 + 84 + 26;

@@ -89,7 +89,7 @@ class KeepMask extends Picture {
     this.lines(inner, 0, second + 18, say("mask_legend"), width, { class: "small" });
     const gates = range(E).map((e) => this.gates.at(k - 1, row, e));
     const base = { x: 0, y: second + 62, width, height: 100, low: 0, high: 1 };
-    const { pitch, zero } = this.bars(inner, { ...base, values: gates, chosen: kept, print: (e) => (kept.includes(e) ? number(gates[e]) : "0"), tip: (e) => [this.expert(e), say("mask_gate_tip", { before: number(data.probs[row][e], 3), after: number(gates[e], 3) })] });
+    const { pitch, zero } = this.bars(inner, { ...base, values: gates, chosen: kept, print: (e) => (kept.includes(e) ? number(gates[e]) : ""), tip: (e) => [this.expert(e), say("mask_gate_tip", { before: number(data.probs[row][e], 3), after: number(gates[e], 3) })] });
     data.probs[row].forEach((p, e) => this.rect(inner, (e + 0.5) * pitch - Math.min(34, pitch * 0.74) / 2, zero - p * 100, Math.min(34, pitch * 0.74), p * 100, { class: "before" }));
     g.append(inner);
     return second + 62 + 100 + 26;
