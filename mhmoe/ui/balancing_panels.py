@@ -145,8 +145,7 @@ def descent(scene: Scene) -> None:
         t("balancing.check_kept"): all(
             np.allclose(d.load.sum(-1), layer.sub_tokens * layer.top_k) for d in found.values()
         ),
-        t("balancing.check_slopes"): layer.gate_convention == "sigmoid"
-        or np.allclose(slope, 0, atol=1e-4),
+        t("balancing.check_slopes"): np.allclose(slope, 0, atol=1e-4),
     }
     data = plates.descent(found, layer.sub_tokens, layer.top_k)
     _draw("descent", data, ("VG-34", "X-05"), checks, layer.experts)
