@@ -1,6 +1,7 @@
 // Plates, last part: the frame around one picture, and the door through which Streamlit calls.
 
 const PICTURES = { zoom: Zoom, gates: Gates, product: Product, softmax: Softmax, mixture: Mixture, stack: Stack, flow: Flow, collapse: Collapse };
+Object.assign(PICTURES, { patches: VisionPatches, tints: VisionTints, priority: VisionPriority, keepcurve: VisionCurve, slots: VisionSlots, mixing: VisionMixing });
 
 class Plate {
   constructor(host) {
