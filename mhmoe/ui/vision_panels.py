@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import inspect
 import io
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,10 +203,7 @@ def priority(scene: Scene, truth: str | None) -> None:
         last,
     )
     limits = [
-        (one.load <= one.capacity).all()
-        for n in names
-        for runs_ in orders[n][:-1]
-        for one in runs_
+        (one.load <= one.capacity).all() for n in names for runs_ in orders[n][:-1] for one in runs_
     ]
     tight = orders["priority"][0]
     checks = {
@@ -237,7 +234,7 @@ def curve() -> None:
     if entry is None:
         kit.notice("info", t("vision.curve_missing", model=KEYS[1].name))
         return
-    limited = entry["pictures"]["capacity"] if "pictures" in entry else entry["capacity"]
+    limited = entry["capacity"]
     chance = 1 / len(runs.card(KEYS[1].name)["classes"])
     data = plates.curve(limited["rows"], limited["scenes"], chance)
     inside = all(r["low"] <= r["accuracy"] <= r["high"] for r in limited["rows"])
@@ -248,13 +245,12 @@ def _measured() -> dict | None:
     """The results file's entry of the plain model, if it has its capacity measured."""
     try:
         models = _results(language.ASSETS / "results.json")["models"]
-    except (results.ResultsError, OSError, json.JSONDecodeError):
+    except (results.ResultsError, OSError):
         return None
+    runs_of = re.compile(rf"{re.escape(KEYS[1].name)}(-\d+)?")  # whatever seed was measured
     for name, entry in models.items():
-        if name.startswith(KEYS[1].name + "-") or name == KEYS[1].name:
-            if name.removeprefix(KEYS[1].name).lstrip("-").isdigit() or name == KEYS[1].name:
-                if "capacity" in entry or "capacity" in entry.get("pictures", {}):
-                    return entry
+        if runs_of.fullmatch(name) and entry.get("capacity"):
+            return entry
     return None
 
 
@@ -289,9 +285,7 @@ def slots(scene: Scene, layer: LayerTrace) -> None:
     squares = scene.image.pixels.reshape(scene.grid, size, scene.grid, size, 3).swapaxes(1, 2)
     rows = squares.reshape(scene.grid**2, -1).astype(float)
     mixed = vision.blends(layer.dispatch[:, shown], rows).reshape(-1, size, size, 3)
-    data = plates.slots(
-        scene.src, jpeg_url(_sheet(mixed, plates.SLOTS)), scene.grid, layer, shown
-    )
+    data = plates.slots(scene.src, jpeg_url(_sheet(mixed, plates.SLOTS)), scene.grid, layer, shown)
     read = vision.reads(layer.dispatch, layer.combine)
     checks = {
         t("vision.check_columns"): np.allclose(layer.dispatch.sum(0), 1, atol=1e-4),
