@@ -128,6 +128,43 @@ def trace_image(
     return _traces(loaded, run, source, None, vectors)
 
 
+def read_image(
+    loaded: Loaded, image: DecodedImage, what_if: WhatIf = TRAINED
+) -> tuple[list[RoutingTrace], np.ndarray | None]:
+    """As ``trace_image``, and [values, classes] the probability of each class of the whole
+    picture; None where the model has no classes."""
+    config = loaded.model.config
+    patches = to_patches(image.pixels[None], config.patch).to(loaded.device)
+    copies = max(1, len(what_if.capacity_factors))
+    run = _forward(loaded, (patches.expand(copies, -1, -1),), what_if, False)
+    source = ImageInput(grid=(config.grid, config.grid), patch=config.patch, crop=image.crop)
+    classes = None if run.classes is None else _host(run.classes.softmax(-1))
+    return _traces(loaded, run, source, None, False), classes
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """How an image model takes in a picture: patches [T, V], embedded [T, D] = patches @ filters.T
+    + bias, filters [D, V], position [T, D], added to it."""
+
+    patches: np.ndarray
+    embedded: np.ndarray
+    filters: np.ndarray
+    position: np.ndarray
+
+
+@torch.inference_mode()
+def embed_image(loaded: Loaded, image: DecodedImage) -> Embedding:
+    model = loaded.model
+    patches = to_patches(image.pixels[None], model.config.patch).to(loaded.device)
+    return Embedding(
+        patches=_host(patches[0]),
+        embedded=_host(model.embed(patches)[0]),
+        filters=_host(model.embed.weight),
+        position=_host(model.position),
+    )
+
+
 def trace_pair(
     loaded: Loaded,
     text: str,

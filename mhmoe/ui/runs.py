@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from mhmoe.analysis import runlog
 from mhmoe.layers import WhatIf
+from mhmoe.layers.config import ORDERS
 from mhmoe.models import checkpoint, engine
 from mhmoe.models.config import ModelConfig
 from mhmoe.models.device import DeviceError, choose, describe
@@ -217,6 +218,35 @@ def _completed(
 def dense_bits(text: str) -> float | None:
     """Bits per byte of the text under the dense model of the family."""
     return _run(lambda d: engine.trace_text(engine.load(dense("text"), d), text)[0].bits_per_byte)
+
+
+@st.cache_resource(max_entries=12, show_spinner=False)
+def image_orders(
+    key: ModelKey, checksum: str, _image: DecodedImage, factors: tuple[float | None, ...]
+) -> dict[str, tuple[list[RoutingTrace], np.ndarray | None]]:
+    """By who is served first: a trace at each capacity factor, and the classes' probabilities."""
+    return _run(
+        lambda d: {
+            order: engine.read_image(
+                key.load(d), _image, WhatIf(capacity_factors=factors, order=order)
+            )
+            for order in ORDERS
+        }
+    )
+
+
+@st.cache_resource(max_entries=12, show_spinner=False)
+def named_image(
+    name: str, checksum: str, _image: DecodedImage
+) -> tuple[RoutingTrace, engine.Embedding]:
+    """A picture under a shipped model by name, as trained, and its embedding. Raises
+    checkpoint.CheckpointError."""
+    return _run(
+        lambda d: (
+            engine.trace_image(engine.load(name, d), _image)[0],
+            engine.embed_image(engine.load(name, d), _image),
+        )
+    )
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
