@@ -400,7 +400,7 @@ def small(monkeypatch):
 
     def load(name):
         found = real(name)
-        shape = TINY[f"{found.data}-{'smoe' if found.model.moe else 'dense'}"]
+        shape = TINY[f"{found.data}-{'e8' if found.model.moe else 'ffn'}"]
         classes = found.model.classes
         return replace(found, model=replace(shape, classes=classes), batch=2)
 

@@ -302,7 +302,7 @@ def test_findings_of_measured_models_are_complete(subject, held):
     assert ("distinct-experts", "text-e8-h4") in keys
     assert ("unused-experts", "text-e8") in keys
     assert ("collapse", "text-e8") in keys
-    assert ("activation-tokens", "text-e8-h4", "text-e8") in keys
+    assert ("activation-tokens", "text-e8", "text-e8-h4") in keys
     for row in content["findings"]:
         words = (verdicts.REPRODUCED, verdicts.NOT_REPRODUCED, verdicts.NOT_TESTABLE)
         assert row["verdict"] in words
@@ -385,7 +385,7 @@ def test_the_command_writes_what_it_says(tmp_path, text_dir, capsys):
     assert cli.main(asked) == 0
     out = capsys.readouterr().out
     content = results.load(path)
-    assert list(content["models"]) == ["text-ffn", "text-e8"]
+    assert list(content["models"]) == ["text-e8", "text-ffn"]
     assert f"unused-experts: {content['findings'][-1]['verdict']}" in out
     before = path.read_bytes()
     assert cli.main(asked) == 0
@@ -395,7 +395,7 @@ def test_the_command_writes_what_it_says(tmp_path, text_dir, capsys):
 def test_the_command_answers_an_unknown_name(tmp_path, text_dir, capsys):
     asked = ["measure", "text-moe", "--text-dir", str(text_dir), "--out", str(tmp_path / "r")]
     assert cli.main(asked) == 2
-    assert "text-ffn, text-e8-h4, text-e8" in capsys.readouterr().err
+    assert "text-e8, text-e8-h4, text-ffn" in capsys.readouterr().err
 
 
 def test_shipped_models_are_read_as_the_engine_reads_them(subject):

@@ -77,4 +77,4 @@ def test_names_for_people(name, shown):
 
 
 def test_a_model_of_an_old_link_is_none():
-    assert runs.model_facts("text-e8") is None
+    assert runs.model_facts("text-mhmoe") is None
