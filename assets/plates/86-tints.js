@@ -5,7 +5,7 @@ class VisionTints extends PatchPicture {
     const { data } = this;
     Object.assign(this, { model: 0, layer: data.models[0].layers.length - 1, head: 0, lit: null });
     this.patch = Math.floor(data.grid / 2) * data.grid + Math.floor(data.grid / 2);
-    this.read = data.models.map((m) => m.layers.map((l) => ({ first: bytesOf(l.first), distinct: bytesOf(l.distinct), probs: levelsOf(l.probs) })));
+    this.read = data.models.map((m) => m.layers.map((l) => ({ first: bytesOf(l.first), distinct: bytesOf(l.distinct), probs: levelsOf(l.probs), chosen: bytesOf(l.chosen), top: l.top })));
   }
 
   get now() {
@@ -42,7 +42,7 @@ class VisionTints extends PatchPicture {
 
   probsOf(patch, head) {
     const at = (patch * this.now.heads + head) * this.now.experts;
-    return [...this.layerNow.probs.subarray(at, at + this.now.experts)].map((v) => v / 63);
+    return [...this.layerNow.probs.subarray(at, at + this.now.experts)].map((v) => (v / 63) * this.layerNow.top);
   }
 
   draw(g, width) {
@@ -107,7 +107,8 @@ class VisionTints extends PatchPicture {
       const x = (i % columns) * ((width - w) / Math.max(1, columns - 1) || 0);
       const line = y + 44 + Math.floor(i / columns) * (h + 56);
       if (now.heads > 1) this.text(g, x, line - 8, say("subtoken_n", { head: i + 1 }), { class: "small" });
-      const chosen = values.map((v, e) => [v, e]).sort((a, b) => b[0] - a[0]).slice(0, now.k).map(([, e]) => e);
+      const s = (this.patch * now.heads + i) * now.k;
+      const chosen = [...this.layerNow.chosen.subarray(s, s + now.k)];
       this.bars(g, { x, y: line + 10, width: w, height: h, values, low: 0, high: top, chosen, faded: (e) => !chosen.includes(e), even: 1 / now.experts, tip: (e) => [this.expert(e), say("tip_prob", { prob: number(values[e]) })] });
     });
     return y + 44 + Math.ceil(now.heads / columns) * (h + 56) - 10;

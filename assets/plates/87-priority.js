@@ -63,7 +63,7 @@ class VisionPriority extends PatchPicture {
         this.rect(g, ...place, size, size, { class: "veil full" });
         this.text(g, place[0] + size / 2, place[1] + size / 2 + 8, "?", { class: "big", "text-anchor": "middle" });
       } else {
-        this.cells(g, ...place, size, (i) => [`veil full`, `veil part`, null][Math.min(2, data.k === 1 && this.kept(o, i) ? 2 : this.kept(o, i))]);
+        this.cells(g, ...place, size, (i) => [`veil full`, `veil half`, null][Math.min(2, data.k === 1 && this.kept(o, i) ? 2 : this.kept(o, i))]);
         this.surface(g, ...place, size, say(`order_${order.name}`), (i) => [this.where(i), say("tip_kept", { n: this.kept(o, i), k: data.k }), say("tip_score", { score: number(data.score[this.layer][i], 3) })]);
       }
       this.letters(g, ...place, size);
@@ -95,7 +95,7 @@ class VisionPriority extends PatchPicture {
     let x = 0;
     const { say } = this;
     let line = y + 24;
-    for (const [kind, key] of [["none", "kept_all"], ["part", "kept_part"], ["full", "kept_none"]]) {
+    for (const [kind, key] of [["none", "kept_all"], ["half", "kept_part"], ["full", "kept_none"]]) {
       const label = say(key);
       const room = textWidth(label, 12, 400, this.plate.family) + 48;
       if (x && x + room > width) { x = 0; line += 22; }

@@ -66,7 +66,11 @@ def tints(src: str, grid: int, rows: Sequence[dict]) -> dict:
                         "layer": layer.layer,
                         "first": as_bytes(layer.expert[:, 0]),
                         "distinct": as_bytes(distinct),
-                        "probs": characters(np.rint(63 * layer.probs).astype(np.uint8)),
+                        "chosen": as_bytes(layer.expert),
+                        "top": round(float(layer.probs.max()), 5),
+                        "probs": characters(
+                            np.rint(63 * layer.probs / layer.probs.max()).astype(np.uint8)
+                        ),
                     }
                     for layer, distinct in zip(row["layers"], row["distinct"], strict=True)
                 ],
