@@ -17,7 +17,7 @@ class Chapter:
 
     @property
     def file(self) -> Path:
-        return PAGES / f"{self.slug.replace('-', '_')}.py"
+        return PAGES / f"{self.slug}.py"
 
 
 CHAPTERS = tuple(
