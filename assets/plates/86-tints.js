@@ -47,7 +47,7 @@ class VisionTints extends PatchPicture {
 
   draw(g, width) {
     const { data, say, grid, now } = this;
-    const { at, size, bottom } = this.places(3, width, 30, 56);
+    const { at, size, bottom } = this.places(3, width, 30, width >= 700 ? 56 : 70);
     const [one, two, three] = at;
     const step = size / grid;
     this.title(g, ...one, size, say("patches_picture"), this.where(this.patch));
