@@ -37,16 +37,16 @@ FORMULAS = {
 
 def section(name: str, scene: balancing.Scene, values: dict, *, badge="live", paper=SHAZEER):
     """One picture: title, one sentence, the picture, and the drawer behind it."""
-    meaning = t(f"balancing.{name}_badge") if badge == "what-if" else ""
-    with kit.card(name, t(f"balancing.{name}_title"), kit.badge(badge, meaning)):
-        kit.write(rich(f"balancing.{name}_lead", **values))
+    meaning = t(f"load-balancing.{name}_badge") if badge == "what-if" else ""
+    with kit.card(name, t(f"load-balancing.{name}_title"), kit.badge(badge, meaning)):
+        kit.write(rich(f"load-balancing.{name}_lead", **values))
         getattr(balancing, name)(scene)
         details(name, values, paper)
 
 
 def details(name: str, values: dict, paper: tuple[str, str]) -> None:
     kit.details(
-        text=rich(f"balancing.{name}_text", **values),
+        text=rich(f"load-balancing.{name}_text", **values),
         formula=FORMULAS[name],
         code=balancing.code_of(name),
         paper=paper,
@@ -54,10 +54,10 @@ def details(name: str, values: dict, paper: tuple[str, str]) -> None:
 
 
 def page() -> None:
-    kit.hero(t("balancing.claim"), rich("balancing.subtitle"))
+    kit.hero(t("load-balancing.claim"), rich("load-balancing.subtitle"))
     text = panels.sentence(t("start.sentence"))
     with kit.card("router-strip", t("router.token_title"), kit.badge("live")):
-        kit.write(rich("balancing.token_lead"))
+        kit.write(rich("load-balancing.token_lead"))
         scene = balancing.choose(text)
     values = balancing.facts(scene) | {"chance": balancing.chance(scene)}
 
@@ -68,27 +68,27 @@ def page() -> None:
     section("noise", scene, values, badge="what-if")
     section("mask", scene, values)
     section("choice", scene, values, badge="what-if", paper=CHOICE)
-    with kit.card("z", t("balancing.z_title"), kit.badge("preset")):
-        kit.write(rich("balancing.z_lead", **values))
+    with kit.card("z", t("load-balancing.z_title"), kit.badge("preset")):
+        kit.write(rich("load-balancing.z_lead", **values))
         details("z", values, STMOE)
-    with kit.card("kept", t("balancing.kept_title"), kit.badge("stored")):
+    with kit.card("kept", t("load-balancing.kept_title"), kit.badge("stored")):
         if compared := balancing.stored():
-            kit.write(rich("balancing.kept_lead", **values))
+            kit.write(rich("load-balancing.kept_lead", **values))
             balancing.kept(scene, compared)
         else:
-            kit.write(t("balancing.kept_none"))
+            kit.write(t("load-balancing.kept_none"))
         details("kept", values, SWITCH)
     closing(values)
 
 
 def closing(values: dict) -> None:
     """Summary, exercise, corrections of the source, the way on."""
-    summary = [t(f"balancing.summary_{i}", **values) for i in (1, 2, 3)]
-    balancing.lines(t("balancing.summary_title"), summary)
-    balancing.lines(t("balancing.exercise_title"), [t("balancing.exercise")])
-    with kit.drawer("corrections", t("balancing.corrections_title")):
+    summary = [t(f"load-balancing.summary_{i}", **values) for i in (1, 2, 3)]
+    balancing.lines(t("load-balancing.summary_title"), summary)
+    balancing.lines(t("load-balancing.exercise_title"), [t("load-balancing.exercise")])
+    with kit.drawer("corrections", t("load-balancing.corrections_title")):
         for number in ("01", "04", "05", "06", "07", "08", "12"):
-            kit.write(t(f"balancing.correction_{number}", **values))
+            kit.write(t(f"load-balancing.correction_{number}", **values))
     kit.next_chapter("load-balancing")
 
 

@@ -239,6 +239,6 @@ def test_no_plate_is_larger_than_a_tenth_of_a_megabyte(trace, layer):
 
 
 def test_the_texts_of_the_plates_are_all_there():
-    said = language.section("en", "balancing.plate")
+    said = language.section("en", "load-balancing.plate")
     for key in ("table", "csv", "svg", "png", "play", "pause", "expert", "chance"):
         assert said[key]

@@ -73,11 +73,11 @@ def _draw(name: str, data: dict, figures: Sequence[str], checks: dict[str, bool]
     plate(
         f"balancing-{name}",
         data,
-        section="balancing",
+        section="load-balancing",
         experts=experts,
         figures=figures,
         checks=checks,
-        alt=t(f"balancing.alt_{name}"),
+        alt=t(f"load-balancing.alt_{name}"),
     )
 
 
@@ -94,10 +94,10 @@ def importance(scene: Scene) -> None:
         layer.expert.ravel(), np.where(layer.kept, layer.gate, 0).ravel(), layer.experts
     )
     checks = {
-        t("balancing.check_total", n=layer.sub_tokens): np.isclose(
+        t("load-balancing.check_total", n=layer.sub_tokens): np.isclose(
             sums[SHAZEER].sum(), layer.sub_tokens
         ),
-        t("balancing.check_recorded"): np.allclose(
+        t("load-balancing.check_recorded"): np.allclose(
             sums[layer.gate_convention].sum(0), counted, atol=1e-3
         ),
     }
@@ -111,12 +111,12 @@ def bars(scene: Scene) -> None:
     data = plates.bars(given[: len(balancing.GUIDE[0])])
     stored = {case["key"]: case for case in data["cases"]}
     checks = {
-        t("balancing.check_guide"): np.allclose(
+        t("load-balancing.check_guide"): np.allclose(
             [(stored[k]["cv"], stored[k]["sample"]) for k in ("guide32", "guide33")],
             [(1.0048, 1.1234), (0.1884, 0.2107)],
             atol=1e-4,
         ),
-        t("balancing.check_bounds"): np.allclose(
+        t("load-balancing.check_bounds"): np.allclose(
             [stored["even"]["cv"], stored["one"]["cv"]], (0, 2)
         ),
     }
@@ -141,11 +141,11 @@ def descent(scene: Scene) -> None:
     first = [d.load[:, 0] for d in found.values()]
     slope = found["importance"].pull[:, 0].sum(-1)
     checks = {
-        t("balancing.check_start"): all((load == layer.demand).all() for load in first),
-        t("balancing.check_kept"): all(
+        t("load-balancing.check_start"): all((load == layer.demand).all() for load in first),
+        t("load-balancing.check_kept"): all(
             np.allclose(d.load.sum(-1), layer.sub_tokens * layer.top_k) for d in found.values()
         ),
-        t("balancing.check_slopes"): np.allclose(slope, 0, atol=1e-4),
+        t("load-balancing.check_slopes"): np.allclose(slope, 0, atol=1e-4),
     }
     data = plates.descent(found, layer.sub_tokens, layer.top_k)
     _draw("descent", data, ("VG-34", "X-05"), checks, layer.experts)
@@ -155,9 +155,9 @@ def equal(scene: Scene) -> None:
     """C-08: equal importance, unequal load."""
     made = balancing.equal_gates()
     checks = {
-        t("balancing.check_equal"): np.allclose(made.sum(0), made.sum() / 4),
-        t("balancing.check_tokens"): np.allclose(made.sum(1), 1),
-        t("balancing.check_demand"): bool(
+        t("load-balancing.check_equal"): np.allclose(made.sum(0), made.sum() / 4),
+        t("load-balancing.check_tokens"): np.allclose(made.sum(1), 1),
+        t("load-balancing.check_demand"): bool(
             (
                 (gates(scene.layer.logits, scene.layer.top_k, SHAZEER) > 0).sum(0)
                 == scene.layer.demand
@@ -209,9 +209,11 @@ def noise(scene: Scene) -> None:
     ]
     closed = np.concatenate([found.closed[rest].sum(keepdims=True) for *_, found in sources])
     checks = {
-        t("balancing.check_draws"): all(agree),
-        t("balancing.check_closed", k=layer.top_k): np.allclose(closed, layer.top_k, atol=0.05),
-        t("balancing.check_still"): not any(found.moved[0].any() for *_, found in sources),
+        t("load-balancing.check_draws"): all(agree),
+        t("load-balancing.check_closed", k=layer.top_k): np.allclose(
+            closed, layer.top_k, atol=0.05
+        ),
+        t("load-balancing.check_still"): not any(found.moved[0].any() for *_, found in sources),
     }
     data = plates.noise(clean, layer.top_k, SCALES, sources, layer.sub_tokens, forces.DRAWS)
     _draw("noise", data, ("VG-25",), checks, layer.experts)
@@ -227,8 +229,8 @@ def mask(scene: Scene) -> None:
     ours = gates(layer.logits, layer.top_k, SHAZEER)
     data = plates.mask(layer, scene.names, scene.pick.token, scene.head)
     checks = {
-        t("balancing.check_mask"): balancing.masks_agree(layer.logits),
-        t("balancing.check_rest", n=layer.experts - layer.top_k): bool(
+        t("load-balancing.check_mask"): balancing.masks_agree(layer.logits),
+        t("load-balancing.check_rest", n=layer.experts - layer.top_k): bool(
             ((ours == 0).sum(1) == layer.experts - layer.top_k).all()
         ),
     }
@@ -255,10 +257,10 @@ def choice(scene: Scene) -> None:
     counts = [(w > 0).sum(0) for w in found["expert-choice"]]
     k = CHOICES.index(layer.top_k) if layer.top_k in CHOICES else 0
     checks = {
-        t("balancing.check_token", k=layer.top_k): CHOICES[k] != layer.top_k
+        t("load-balancing.check_token", k=layer.top_k): CHOICES[k] != layer.top_k
         or np.array_equal((found["linear"][k] > 0).sum(0), layer.demand),
-        t("balancing.check_expert"): all((c == c[0]).all() for c in counts),
-        t("balancing.check_soft"): np.allclose(found["soft-moe"][0].sum(1), 1, atol=1e-5),
+        t("load-balancing.check_expert"): all((c == c[0]).all() for c in counts),
+        t("load-balancing.check_soft"): np.allclose(found["soft-moe"][0].sum(1), 1, atol=1e-5),
     }
     data = plates.choice(layer, scene.names, scene.pick.token, found)
     _draw("choice", data, ("VG-28", "VG-29", "X-04"), checks, layer.experts)
@@ -290,7 +292,7 @@ def stored() -> tuple[balancing.Kept, ...]:
 def kept(scene: Scene, compared: Sequence[balancing.Kept]) -> None:
     """What runs with other weights of the loss, or another k, became."""
     checks = {
-        t("balancing.check_shares"): all(
+        t("load-balancing.check_shares"): all(
             np.allclose(run.final.sum(-1), 1, atol=1e-3) for run in compared
         )
     }

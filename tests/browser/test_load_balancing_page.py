@@ -17,7 +17,7 @@ FIGURES = [f"VG-{n}" for n in range(25, 35)]
 
 
 def words(key: str, lang: str = "en", **values: object) -> str:
-    return language.lookup(lang, f"balancing.plate.{key}", **values)
+    return language.lookup(lang, f"load-balancing.plate.{key}", **values)
 
 
 def opened(visit, url: str, **how) -> Page:
@@ -42,7 +42,7 @@ def layer_of(name: str = "text-e8-h4", index: int = 1):
 def test_every_figure_is_named_and_every_check_holds(server, visit):
     page = opened(visit, f"{server}/load-balancing")
     expect(page.get_by_role("heading", level=1)).to_have_text(
-        language.lookup("en", "balancing.claim")
+        language.lookup("en", "load-balancing.claim")
     )
     for figure in FIGURES:
         expect(page.get_by_text(re.compile(rf"{figure}\b")).first).to_be_attached()
@@ -105,7 +105,7 @@ def test_a_phone_at_night_in_chinese_with_a_link_and_a_download(server, visit):
     url = f"{server}/load-balancing?lang=zh&model=text-e8&layer=0"
     page = opened(visit, url, size=(390, 844), theme="dark", locale="zh-CN")
     expect(page.get_by_role("heading", level=1)).to_have_text(
-        language.lookup("zh", "balancing.claim")
+        language.lookup("zh", "load-balancing.claim")
     )
     layer = layer_of("text-e8", 0)
     total = balancing.gate_sums(layer, layer.gate_convention).sum()
